@@ -1,0 +1,137 @@
+"""The ports: what a primitive asks of a backend, and the words of that conversation. No backend stands here.
+
+Every request is a *message*: the caller hands it in and waits on a waiter of its own; it may leave at any instant by
+``withdraw``, and the backend undoes what it may have granted. No method here waits, and none raises for what the
+server does: errors go to the waiter.
+
+States of a ``Claim``: *waiting*, then *granted* (the waiter got ``True``), *refused* (``False``: only a claim that does
+not wait), *failed* (an exception) or *withdrawn*. A granted claim is a ``Grant``: it ends released or lost.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from .hold import Grant, Waiter
+from .keys import LockKey
+
+__all__ = ["Backend", "Claim", "Describer", "Health", "Holder", "LinkHealth", "Locker"]
+
+WAITING: Final = 0
+GRANTED: Final = 1
+DONE: Final = 2
+
+
+class Claim(Grant):
+    """One attempt to get one lock: the message, and after it is granted the engine's side of the hold."""
+
+    __slots__ = ("key", "since", "state", "wait", "waiter")
+
+    def __init__(self, key: LockKey, waiter: Waiter, *, wait: bool) -> None:
+        self.name = key.name
+        self.reason = None
+        self.over = False
+        self.watchers = None
+        self.key = key
+        self.waiter = waiter
+        self.wait = wait
+        self.since = time.monotonic()
+        self.state = WAITING
+
+    def fail(self, error: Exception) -> None:
+        """End a waiting claim with an error."""
+        if self.state == WAITING:
+            self.state = DONE
+            if not self.waiter.done():
+                self.waiter.set_exception(error)
+
+    def refuse(self) -> None:
+        """End a waiting claim that does not wait: somebody else has the lock."""
+        if self.state == WAITING:
+            self.state = DONE
+            if not self.waiter.done():
+                self.waiter.set_result(False)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lock, as far as the server tells. ``pid`` is the server process of its connection."""
+
+    pid: int
+    application: str
+
+    def __str__(self) -> str:
+        return f"{self.application or 'an unnamed session'} (pid {self.pid})"
+
+
+class Describer(Protocol):
+    """Waits for the answer to *who holds it?*; ``asyncio.Future`` is one."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: Holder | None, /) -> None: ...
+
+
+class Locker(Protocol):
+    """Grants locks."""
+
+    def acquire(self, claim: Claim) -> None:
+        """Hand in a claim. Its waiter learns the outcome."""
+
+    def withdraw(self, claim: Claim) -> None:
+        """Take a claim back in any state: a lock granted meanwhile is released."""
+
+    def release(self, claim: Grant, waiter: Waiter | None) -> None:
+        """Release a granted claim. The waiter gets ``True`` when the lock is free; ``None`` is not told."""
+
+    def drop(self, claim: Grant) -> None:
+        """Release a granted claim whose hold was thrown away."""
+
+    def describe(self, key: LockKey, waiter: Describer) -> None:
+        """Ask who holds ``key``; ``None`` when nobody does, or nobody can say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkHealth:
+    """One link. ``state`` is connecting, ready, waiting (for the next attempt) or closed; times in seconds."""
+
+    role: str
+    state: str
+    server: str | None
+    server_pid: int | None
+    through: str | None
+    statements: int
+    round_trip: float | None
+    attempts: int
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How a coordinator is. ``ready`` means that no link that is needed is down."""
+
+    ready: bool
+    links: tuple[LinkHealth, ...]
+    locks_held: int
+    locks_waited_for: int
+    lock_budget: int | None
+
+
+class Backend(Protocol):
+    """Everything behind one coordinator."""
+
+    @property
+    def locker(self) -> Locker:
+        """The port for locks."""
+
+    async def open(self) -> None:
+        """Make ready. Raises ``ConfigurationError`` for what is known to be wrong; connects to nothing."""
+
+    async def close(self) -> None:
+        """Give everything back and close. Holds that are still out are lost. Idempotent, in any state."""
+
+    def health(self) -> Health:
+        """How it is now. Safe from any thread."""
+
+

@@ -1,0 +1,152 @@
+"""Connection strings: where the address comes from, and what it becomes. Text in, parameters out; no connection here.
+
+An address may be a libpq connection string (URL or key=value), SQLAlchemy's ``postgresql+driver://`` form, a callable
+that is asked at every connect (for credentials that rotate; plain or async), a SQLAlchemy engine, or a psycopg pool.
+Without one, ``PGCONCERT_URL``, ``DATABASE_URL`` and libpq's own environment are tried in this order.
+
+No error ever quotes the connection string: it may hold a password. libpq's own parse errors do quote it, so they are
+not passed on.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from psycopg import Error, conninfo
+
+from .errors import ConfigurationError
+from .offloop import off_loop
+
+__all__ = ["Address", "AddressSource", "parse"]
+
+Address = str | Callable[[], str | Awaitable[str]] | Any
+"""A connection string, a callable that returns one, a SQLAlchemy engine, or a psycopg pool."""
+
+_LIBPQ_ENVIRONMENT = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
+_NO_ADDRESS = (
+    "no database address: pass one to the coordinator, or set PGCONCERT_URL or DATABASE_URL, or libpq's PGHOST, "
+    "PGDATABASE and friends. To try things out on one machine without a server, use the address embedded:// "
+    "(on the command line: --url embedded://)"
+)
+
+
+class AddressSource:
+    """Gives the connection parameters anew at every connect."""
+
+    def __init__(self, address: Address | None) -> None:
+        self._ask = _asker(address)
+
+    async def parameters(self) -> dict[str, str]:
+        """The parameters now. Raises ``ConfigurationError``; an error of the caller's callable passes through."""
+        answer = await self._ask()
+        return parse(answer) if isinstance(answer, str) else dict(answer)
+
+
+def environment_address() -> str | None:
+    """The address from the environment; the empty string leaves everything to libpq."""
+    for name in ("PGCONCERT_URL", "DATABASE_URL"):
+        if os.environ.get(name):
+            return os.environ[name]
+    return "" if any(os.environ.get(name) for name in _LIBPQ_ENVIRONMENT) else None
+
+
+def parse(text: str) -> dict[str, str]:
+    """The parameters of a connection string. Raises ``ConfigurationError`` without quoting it."""
+    try:
+        return {name: str(value) for name, value in conninfo.conninfo_to_dict(_plain_url(text)).items()}
+    except (Error, ValueError, UnicodeError):
+        kind = "URL" if "://" in text else "key=value string"
+        raise ConfigurationError(
+            f"the database address, a {kind} of {len(text)} characters, is not a valid PostgreSQL connection string "
+            "(it is not shown here, because it may hold a password); in a URL, special characters of the password "
+            "must be percent-encoded, and every parameter must be one of libpq's"
+        ) from None
+
+
+def _asker(address: Address | None) -> Callable[[], Awaitable[str | Mapping[str, str]]]:
+    if address is None:
+        address = environment_address()
+        if address is None:
+            raise ConfigurationError(_NO_ADDRESS)
+    if isinstance(address, str):
+        fixed = parse(address)
+
+        async def give() -> Mapping[str, str]:
+            return fixed
+
+        return give
+    if hasattr(address, "dialect") and hasattr(getattr(address, "url", None), "render_as_string"):
+        parse(address.url.render_as_string(hide_password=False))
+
+        async def from_engine() -> str:
+            return cast(str, address.url.render_as_string(hide_password=False))
+
+        return from_engine
+    if hasattr(address, "conninfo") and hasattr(address, "kwargs"):
+        return lambda: _from_pool(address)
+    if callable(address):
+        return lambda: _from_callable(address)
+    raise ConfigurationError(
+        f"an address is a connection string, a callable, a SQLAlchemy engine or a psycopg pool, not "
+        f"{type(address).__name__}"
+    )
+
+
+async def _from_callable(address: Callable[[], str | Awaitable[str]]) -> str:
+    if inspect.iscoroutinefunction(address):
+        answer = await address()
+    else:
+        answer = await off_loop(address)
+        if inspect.isawaitable(answer):
+            answer = await answer
+    if not isinstance(answer, str):
+        raise ConfigurationError(f"the address callable returned {type(answer).__name__}; it must return text")
+    return answer
+
+
+async def _from_pool(pool: Any) -> dict[str, str]:
+    async def asked(value: Any) -> Any:
+        if callable(value):
+            value = value()
+        return await value if inspect.isawaitable(value) else value
+
+    parameters = parse(await asked(pool.conninfo) or "")
+    for name, value in (await asked(pool.kwargs) or {}).items():
+        if value is not None and _is_parameter(name):
+            parameters[name] = str(value)
+    return parameters
+
+
+def _is_parameter(name: str) -> bool:
+    try:
+        conninfo.conninfo_to_dict(**{name: "1"})
+    except (Error, TypeError):
+        return False
+    return True
+
+
+def _plain_url(text: str) -> str:
+    """Turn SQLAlchemy's URL into libpq's: no driver, only parameters that libpq knows, several hosts as lists."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or "+" not in scheme or scheme.split("+")[0] not in ("postgresql", "postgres"):
+        return text
+    parts = urlsplit("postgresql://" + rest)
+    kept: list[tuple[str, str]] = []
+    hosts: list[str] = []
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name == "ssl":
+            kept.append(("sslmode", {"true": "require", "false": "disable"}.get(value.lower(), value)))
+        elif name == "host":
+            hosts.append(value)
+        elif _is_parameter(name):
+            kept.append((name, value))
+    if hosts:
+        pairs = [host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "") for host in hosts]
+        kept.append(("host", ",".join(host for host, _, _ in pairs)))
+        if any(port for _, _, port in pairs):
+            kept.append(("port", ",".join(port for _, _, port in pairs)))
+    return urlunsplit(parts._replace(query=urlencode(kept)))

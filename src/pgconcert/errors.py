@@ -1,0 +1,136 @@
+"""Every error that pgconcert raises. This file holds error classes and nothing else; it imports nothing of the project.
+
+The families follow what the caller can do next::
+
+    PgconcertError
+    ├── ConfigurationError (ValueError)   the call or the address is wrong; raised before anything is sent
+    │   ├── KeyInvalid                    not a lock key: type, range, length, NUL
+    │   ├── PoolerRefused                 a transaction pooler stands where a session is needed: give ``direct_url``
+    │   └── EmbeddedServerError           the embedded server cannot be had
+    ├── Unavailable (ConnectionError)     no connection now; trying again later is right
+    │   ├── StandbyRefused                the server is a hot standby, whose locks exclude nobody
+    │   └── LinkLost                      the connection died while a request was under way
+    ├── StatementFailed                   the server answered with an error; ``.sqlstate``
+    │   └── LockBudgetExceeded            more locks than this process or the server may carry
+    ├── PublishUncertain                  the link died after a notification was sent: it may or may not have arrived
+    ├── AcquireTimeout (TimeoutError)     not acquired within ``timeout``; names the holder
+    ├── WouldDeadlock (RuntimeError)      the caller waits for what it holds itself
+    ├── NotHeld (RuntimeError)            releasing what is not yours
+    ├── HoldLost                          you had it; now somebody else may; ``.key`` ``.reason``
+    │   └── LockLost                      its connection died
+    └── CoordinatorClosed (RuntimeError)  used before ``open``, after ``close``, or after a fork
+
+*Not acquired* is a value (``None`` from ``try_acquire``) unless a bounded wait was asked for. *Lost* is a state first
+(``hold.lost``), and an error when the block ends. No message ever contains a password.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AcquireTimeout",
+    "ConfigurationError",
+    "CoordinatorClosed",
+    "EmbeddedServerError",
+    "HoldLost",
+    "KeyInvalid",
+    "LinkLost",
+    "LockBudgetExceeded",
+    "LockLost",
+    "NotHeld",
+    "PgconcertError",
+    "PoolerRefused",
+    "PublishUncertain",
+    "StandbyRefused",
+    "StatementFailed",
+    "Unavailable",
+    "WouldDeadlock",
+]
+
+
+class PgconcertError(Exception):
+    """The root of everything that pgconcert raises."""
+
+
+class ConfigurationError(PgconcertError, ValueError):
+    """The call or the address is wrong. Raised before anything is sent; trying again without a change is useless."""
+
+
+class KeyInvalid(ConfigurationError):
+    """A lock key is an ``int`` of 64 bits or a text of 1 to 1,000 encoded bytes without NUL."""
+
+
+class PoolerRefused(ConfigurationError):
+    """A transaction pooler stands between us and the server where a session of our own is needed."""
+
+
+class EmbeddedServerError(ConfigurationError):
+    """The embedded server could not be found, started or joined."""
+
+
+class Unavailable(PgconcertError, ConnectionError):
+    """There is no connection to the server now. The engine goes on trying; so may the caller."""
+
+
+class StandbyRefused(Unavailable):
+    """The server is a hot standby: it grants locks that exclude nobody on the primary."""
+
+
+class LinkLost(Unavailable):
+    """The connection died while a request was under way."""
+
+
+class StatementFailed(PgconcertError):
+    """The server answered a statement with an error.
+
+    ``sqlstate`` is the five-character code, or ``""`` when the server gave none.
+    """
+
+    def __init__(self, message: str, sqlstate: str = "") -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+    def __reduce__(self) -> tuple[type[StatementFailed], tuple[str, str]]:
+        return type(self), (str(self), self.sqlstate)
+
+
+class LockBudgetExceeded(StatementFailed):
+    """More locks at once than this process or the server may carry. Raised before the server suffers."""
+
+
+class PublishUncertain(PgconcertError):
+    """The link died after a notification was sent and before the answer. It is never sent again by us."""
+
+
+class AcquireTimeout(PgconcertError, TimeoutError):
+    """The lock was not acquired within ``timeout`` seconds. The message names the holder where it is known."""
+
+
+class WouldDeadlock(PgconcertError, RuntimeError):
+    """The caller would wait for a lock that it holds itself. Locks are not re-entrant."""
+
+
+class NotHeld(PgconcertError, RuntimeError):
+    """The caller released a key that it does not hold."""
+
+
+class HoldLost(PgconcertError):
+    """Something you held is not yours any more; somebody else may have it already.
+
+    ``key`` is what was held, as the caller wrote it. ``reason`` says why, in a few words.
+    """
+
+    def __init__(self, key: object, reason: str) -> None:
+        super().__init__(f"{key!r} was lost: {reason}")
+        self.key = key
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[HoldLost], tuple[object, str]]:
+        return type(self), (self.key, self.reason)
+
+
+class LockLost(HoldLost):
+    """The connection that carried the lock died, and the server freed the lock."""
+
+
+class CoordinatorClosed(PgconcertError, RuntimeError):
+    """The coordinator is not open: not yet, not any more, or it was inherited through ``fork``."""

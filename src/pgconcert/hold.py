@@ -1,0 +1,232 @@
+"""What you have when you hold something: ``Grant``, the engine's side of it, and ``Hold``, the caller's.
+
+States of a grant: *held*, then once and for ever *over* (released) or *lost* (``reason`` is set). The engine moves it
+to lost, the caller to released; whoever comes second changes nothing. The engine keeps grants and never holds, so a
+hold that its owner drops is collected, and its finaliser hands in the release.
+
+The scope (``async with hold``) cancels the body when the hold is lost:
+
+* Loss sets the flag at once and schedules the cancel with ``call_soon_threadsafe``: never a synchronous
+  ``task.cancel()``, which on Python 3.11 and 3.12 would leave a pending cancel behind that hits code after the block.
+* The entering task is cancelled once. The exit takes its own cancel back with ``uncancel()``; if it was not delivered
+  yet, it is delivered inside the exit.
+* A cancel from somebody else goes on unchanged. If the body ended, swallowed our cancel or was cancelled by us,
+  ``HoldLost`` is raised; any other error goes on with a note.
+* A body that does not await cannot be interrupted; tasks and threads that it started are not reached. An ``async with``
+  around a ``yield`` should use ``on_lost="report"``: no cancel, the rest is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from .errors import HoldLost, LockLost
+
+__all__ = ["Grant", "Hold", "OnLost", "Waiter"]
+
+OnLost = Literal["cancel", "report"]
+"""What a scope does when its hold is lost: cancel the body, or only report it (flag, ``wait_lost``, error at exit)."""
+
+
+class Waiter(Protocol):
+    """Whoever waits for one answer of the engine; ``asyncio.Future`` is one."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: bool, /) -> None: ...
+    def set_exception(self, exception: Exception, /) -> None: ...
+
+
+class Grant:
+    """The engine's side of a hold. Only the engine calls ``lose``."""
+
+    __slots__ = ("name", "over", "reason", "watchers")
+
+    def __init__(self, name: int | str) -> None:
+        self.name = name
+        self.reason: str | None = None
+        self.over = False
+        self.watchers: list[Callable[[], None]] | None = None
+
+    def lose(self, reason: str) -> bool:
+        """Mark as lost and tell the watchers. False if it was lost or released before."""
+        if self.over or self.reason is not None:
+            return False
+        self.reason = reason
+        for watcher in list(self.watchers or ()):
+            watcher()
+        return True
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call ``watcher`` when lost (at once if it is), on the engine's thread. It may be called twice."""
+        if self.watchers is None:
+            self.watchers = []
+        self.watchers.append(watcher)
+        if self.reason is not None:
+            watcher()
+
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        """Stop calling ``watcher``."""
+        if self.watchers is not None:
+            self.watchers.remove(watcher)
+
+
+class Hold:
+    """What you hold. Only this object releases it.
+
+    Use it as ``async with hold:`` to have the body cancelled on loss and the hold released at the end. A hold may be
+    released from any task of its event loop. A hold that is dropped unreleased is released with a ``ResourceWarning``.
+    """
+
+    __slots__ = ("__weakref__", "_cancelled_by_us", "_cancels_before", "_dropped", "_grant", "_loop", "_on_lost", "_release", "_task")
+
+    _lost_error: type[HoldLost] = LockLost
+
+    def __init__(
+        self,
+        grant: Grant,
+        loop: asyncio.AbstractEventLoop,
+        release: Callable[[Grant, Waiter | None], None],
+        dropped: Callable[[Grant], None],
+        on_lost: OnLost = "cancel",
+    ) -> None:
+        self._grant = grant
+        self._loop = loop
+        self._release = release
+        self._dropped = dropped
+        self._on_lost = on_lost
+        self._task: asyncio.Task[object] | None = None
+        self._cancels_before = 0
+        self._cancelled_by_us = False
+
+    @property
+    def key(self) -> int | str:
+        """The key, as the caller wrote it."""
+        return self._grant.name
+
+    @property
+    def lost(self) -> bool:
+        """Whether this hold was lost. It never becomes false again; nothing is re-acquired behind your back."""
+        return self._grant.reason is not None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was lost; ``None`` while it is not."""
+        return self._grant.reason
+
+    @property
+    def released(self) -> bool:
+        """Whether this hold was given back, or is being given back."""
+        return self._grant.over
+
+    def check(self) -> None:
+        """Raise ``HoldLost`` if it was lost. No input or output: call it as often as you like, before any side effect."""
+        if self._grant.reason is not None:
+            raise self._lost_error(self._grant.name, self._grant.reason)
+
+    async def wait_lost(self) -> str:
+        """Wait until it is lost and return the reason. Waits for ever on a hold that is released first."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+
+        def tell() -> None:
+            self._loop.call_soon_threadsafe(lambda: waiter.done() or waiter.set_result(None))
+
+        self._grant.watch(tell)
+        try:
+            await waiter
+        finally:
+            self._grant.unwatch(tell)
+        assert self._grant.reason is not None
+        return self._grant.reason
+
+    async def release(self) -> None:
+        """Give it back; when this returns, the server has freed it.
+
+        Releasing again, or after a loss, does nothing. If the caller is cancelled meanwhile, the release goes on.
+        """
+        grant = self._grant
+        if grant.over or grant.reason is not None:
+            return
+        grant.over = True
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        self._release(grant, waiter)
+        await waiter
+
+    async def __aenter__(self) -> Self:
+        self.check()
+        if self._task is not None:
+            raise RuntimeError(f"the hold of {self.key!r} is entered already")
+        if self._grant.over:
+            raise RuntimeError(f"the hold of {self.key!r} was released already")
+        self.enter()
+        return self
+
+    def enter(self) -> None:
+        """Begin the scope in the running task. For our own context managers; people write ``async with``."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        if self._on_lost == "cancel":
+            self._cancels_before = task.cancelling()
+            self._grant.watch(self._tell_loss)
+
+    def _tell_loss(self) -> None:
+        self._loop.call_soon_threadsafe(self._cancel_body)
+
+    def _cancel_body(self) -> None:
+        if self._task is not None and not self._cancelled_by_us and not self._task.done():
+            self._cancelled_by_us = True
+            self._task.cancel(f"the hold of {self.key!r} was lost")
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        grant = self._grant
+        if self._on_lost == "cancel":
+            grant.unwatch(self._tell_loss)
+        if grant.reason is None and not grant.over:
+            grant.over = True
+            waiter: asyncio.Future[bool] = self._loop.create_future()
+            self._release(grant, waiter)
+            await waiter
+            if grant.reason is None:
+                return
+        if grant.reason is None:
+            return
+        cancelled = isinstance(error, asyncio.CancelledError)
+        theirs = cancelled
+        if self._cancelled_by_us and task is not None:
+            others = task.uncancel() > self._cancels_before
+            if task is asyncio.current_task():
+                theirs = cancelled and others
+                if not cancelled:
+                    try:
+                        await asyncio.sleep(0)
+                    except asyncio.CancelledError:
+                        if others:
+                            raise
+        if theirs:
+            return
+        lost = self._lost_error(grant.name, grant.reason)
+        if error is None or cancelled:
+            raise lost from error
+        error.add_note(f"while this happened, the hold was lost: {lost}")
+
+    def __repr__(self) -> str:
+        state = f"lost: {self.reason}" if self.lost else "released" if self._grant.over else "held"
+        return f"<Hold {self.key!r} {state}>"
+
+    def __del__(self) -> None:
+        grant = self._grant
+        if grant.over or grant.reason is not None:
+            return
+        grant.over = True
+        try:
+            self._loop.call_soon_threadsafe(self._dropped, grant)
+        except RuntimeError:
+            pass  # the loop is closed, and the links with it: the server has freed everything
+        warnings.warn(f"the hold of {grant.name!r} was dropped without release", ResourceWarning, stacklevel=1)

@@ -1,0 +1,177 @@
+"""The lock primitive: what is said to a ``Locker``, and how its answer becomes a ``Hold``. No backend stands here.
+
+Acquiring is handing in a claim and waiting on a future of our own. Whoever is cancelled or runs out of time withdraws
+the claim and leaves at once; the backend releases what it may have granted. A task that waits for a lock which it holds
+itself would wait for ever, so that is an error instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final
+
+from .backend import Claim, Holder, Locker
+from .errors import AcquireTimeout, ConfigurationError, WouldDeadlock
+from .hold import Hold, OnLost
+from .keys import LockKey
+
+__all__ = ["AsyncLock", "LockRegister"]
+
+_ASK_HOLDER: Final = 0.25
+
+
+class LockRegister:
+    """What the locks of one coordinator share: the port, and which task holds what."""
+
+    __slots__ = ("holders", "locker", "loop", "state")
+
+    def __init__(self, locker: Locker, loop: asyncio.AbstractEventLoop, state: Callable[[], str]) -> None:
+        self.locker = locker
+        self.loop = loop
+        self.state = state
+        self.holders: dict[int, asyncio.Task[object] | None] = {}
+
+
+class AsyncLock:
+    """An exclusive lock by name, for all processes that use the same database. Made by ``AsyncCoordinator.lock``.
+
+    ``async with lock as hold:`` waits, runs the body while the lock is held, and releases it; if the lock is lost
+    meanwhile the body is cancelled and ``LockLost`` raised. The object itself holds nothing: it may be shared by tasks,
+    and two lock objects with one name exclude each other. It is not re-entrant.
+    """
+
+    __slots__ = ("_entered", "_key", "_on_lost", "_register", "_timeout")
+
+    def __init__(self, register: LockRegister, key: LockKey, timeout: float | None, on_lost: OnLost) -> None:
+        self._register = register
+        self._key = key
+        self._timeout = timeout
+        self._on_lost = on_lost
+        self._entered: dict[asyncio.Task[object] | None, Hold] | None = None
+
+    @property
+    def key(self) -> int | str:
+        """The key, as the caller wrote it."""
+        return self._key.name
+
+    @property
+    def timeout(self) -> float | None:
+        """How long ``async with`` and ``acquire`` wait by default, in seconds; ``None`` is for ever."""
+        return self._timeout
+
+    async def acquire(self, timeout: float | None = None) -> Hold:
+        """Wait for the lock and return the ``Hold``.
+
+        ``timeout`` in seconds overrides the lock's own; 0 tries once. Raises ``AcquireTimeout`` (which names the
+        holder), ``WouldDeadlock``, ``LockBudgetExceeded``, ``Unavailable`` (no connection was ever made), or
+        ``ConfigurationError`` (a transaction pooler, say). Cancelled, it leaves at once and nothing stays locked.
+        """
+        return await self._acquire(self._timeout if timeout is None else check_timeout(timeout))
+
+    async def try_acquire(self) -> Hold | None:
+        """Return a ``Hold``, or ``None`` at once if somebody else has the lock. Raises what ``acquire`` raises, and
+        ``Unavailable`` while there is no connection."""
+        register = self._register
+        future: asyncio.Future[bool] = register.loop.create_future()
+        claim = Claim(self._key, future, wait=False)
+        register.locker.acquire(claim)
+        try:
+            granted = await future
+        except BaseException:
+            register.locker.withdraw(claim)
+            raise
+        return self._hold(claim) if granted else None
+
+    async def _acquire(self, timeout: float | None) -> Hold:
+        register = self._register
+        loop = register.loop
+        holder = register.holders.get(self._key.value)
+        if holder is not None and holder is asyncio.current_task():
+            raise WouldDeadlock(
+                f"this task holds {self._key.name!r} already and would wait for itself for ever; locks are not "
+                "re-entrant: pass the hold on, or use try_acquire()"
+            )
+        future: asyncio.Future[bool] = loop.create_future()
+        claim = Claim(self._key, future, wait=True)
+        register.locker.acquire(claim)
+        timer = None if timeout is None else loop.call_later(timeout, _expire, future)
+        try:
+            granted = await future
+        except BaseException:
+            register.locker.withdraw(claim)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if not granted:
+            register.locker.withdraw(claim)
+            assert timeout is not None
+            raise AcquireTimeout(await self._who_has_it(timeout))
+        return self._hold(claim)
+
+    def _hold(self, claim: Claim) -> Hold:
+        register = self._register
+        hold = Hold(claim, register.loop, register.locker.release, register.locker.drop, self._on_lost)
+        if claim.reason is not None:
+            hold.check()
+        return hold
+
+    async def _who_has_it(self, timeout: float) -> str:
+        register = self._register
+        text = f"{self._key.name!r} was not acquired within {timeout:g} s"
+        known: asyncio.Future[Holder | None] = register.loop.create_future()
+        register.locker.describe(self._key, known)
+        await asyncio.wait([known], timeout=_ASK_HOLDER)
+        holder = known.result() if known.done() else None
+        known.cancel()
+        if holder is not None:
+            return f"{text}; it is held by {holder}"
+        state = register.state()
+        return f"{text}; {state}" if state else f"{text}; it is not held by anybody at this instant"
+
+    async def __aenter__(self) -> Hold:
+        task = asyncio.current_task()
+        entered = self._entered
+        if entered is None:
+            entered = self._entered = {}
+        elif task in entered:
+            raise WouldDeadlock(f"this task has entered this lock of {self.key!r} already; locks are not re-entrant")
+        hold = await self._acquire(self._timeout)
+        entered[task] = hold
+        self._register.holders[self._key.value] = task
+        hold.enter()
+        return hold
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        entered = self._entered
+        assert entered is not None
+        task = asyncio.current_task()
+        if task not in entered:
+            # entered by another task (a fixture, an exit stack): the one hold there is must be meant
+            if len(entered) != 1:
+                raise RuntimeError(f"the lock of {self.key!r} was not entered by this task")
+            task = next(iter(entered))
+        hold = entered.pop(task)
+        self._register.holders.pop(self._key.value, None)
+        await hold.__aexit__(kind, error, traceback)
+
+    def __repr__(self) -> str:
+        return f"<AsyncLock {self.key!r}>"
+
+
+def check_timeout(timeout: float | None) -> float | None:
+    """Check a caller's ``timeout``: ``None``, or seconds of at least 0."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
+        raise ConfigurationError(f"timeout must be a number of seconds >= 0, or None to wait for ever, not {timeout!r}")
+    return None if timeout == float("inf") else float(timeout)
+
+
+def _expire(future: asyncio.Future[bool]) -> None:
+    if not future.done():
+        future.set_result(False)

@@ -1,0 +1,127 @@
+"""The PostgreSQL backend of one coordinator: its links, what runs on them, and their common end.
+
+It lives on one event loop. A process that uses everything has the links *lock* (one per thousand keys), *listen* and
+*publish*, opened when first needed. After a fork the child owns nothing: descriptors are closed without a word to the
+server, every hold is lost with the reason ``forked``, and the parent goes on unharmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+
+from ..backend import Health
+from ..conninfo import Address, AddressSource
+from ..events import EventStream
+from ..offloop import off_loop
+from .embedded import EmbeddedServer
+from .keeper import Context, default_name
+from .listener import Listener
+from .locks import PostgresLocker
+from .messages import Publisher
+
+__all__ = ["PostgresBackend"]
+
+
+class PostgresBackend:
+    """The port ``Backend`` over PostgreSQL. See ``AsyncCoordinator`` for the meaning of the parameters."""
+
+    def __init__(
+        self,
+        address: Address | None,
+        *,
+        direct_url: Address | None,
+        name: str | None,
+        network_timeout: float,
+        connect_timeout: float,
+        max_locks: int | None,
+        events: EventStream,
+    ) -> None:
+        self._address = address
+        self._direct = direct_url
+        self._name = name or default_name()
+        self._network_timeout = network_timeout
+        self._connect_timeout = connect_timeout
+        self._max_locks = max_locks
+        self._events = events
+        self._embedded: EmbeddedServer | None = None
+        self._listener: Listener
+        self._publisher: Publisher
+        self.locker: PostgresLocker
+
+    async def open(self) -> None:
+        """Make ready. Nothing connects before it is needed, except that an embedded server is started here."""
+        address = self._address
+        if isinstance(address, str) and address.startswith("embedded:"):
+            self._embedded = await _start_embedded(address)
+            address = self._embedded.url
+        context = Context(
+            address=AddressSource(address),
+            direct_address=AddressSource(self._direct) if self._direct is not None else None,
+            name=self._name,
+            network_timeout=self._network_timeout,
+            connect_timeout=self._connect_timeout,
+            events=self._events,
+            loop=asyncio.get_running_loop(),
+        )
+        self._listener = Listener(context)
+        self._publisher = Publisher(context)
+        self.locker = PostgresLocker(context, self._listener, self._publisher, self._max_locks)
+        _living.add(self)
+
+    async def close(self) -> None:
+        """Give everything back and close the links."""
+        _living.discard(self)
+        await self.locker.close()
+        await self._publisher.close()
+        await self._listener.close()
+        if self._embedded is not None:
+            await off_loop(self._embedded.stop)
+
+    def health(self) -> Health:
+        """How the links and locks are."""
+        keepers = [*(shard.keeper for shard in self.locker.shards), self._listener.keeper, self._publisher.keeper]
+        links = tuple(keeper.health() for keeper in keepers)
+        return Health(
+            ready=all(link.state in ("ready", "idle") for link in links),
+            links=links,
+            locks_held=self.locker.held,
+            locks_waited_for=self.locker.waited_for,
+            lock_budget=self.locker.budget,
+        )
+
+    def forked(self) -> None:
+        """In a forked child: let go of everything without touching the loop."""
+        self.locker.forked()
+        self._listener.forked()
+        self._publisher.forked()
+
+
+_living: weakref.WeakSet[PostgresBackend] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for backend in [*_living]:
+        backend.forked()
+    _living.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+async def _start_embedded(address: str) -> EmbeddedServer:
+    """Start or join it; a caller that leaves while it starts does not leave a user of it behind."""
+    left = False
+
+    def start() -> EmbeddedServer:
+        server = EmbeddedServer.start(address)
+        if left:
+            server.stop()
+        return server
+
+    try:
+        return await off_loop(start)
+    except asyncio.CancelledError:
+        left = True
+        raise

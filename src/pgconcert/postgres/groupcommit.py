@@ -1,0 +1,157 @@
+"""Group commit: requests of one verb that arrive while a statement is under way leave together.
+
+Theory. The groups of one link take *turns*: one statement is under way at a time (more brought nothing in measurements,
+and with one at a time, tasks that drifted apart fall into step again). There is no timer: a lone request leaves at once
+as a plain statement. When the last statement carried more than one request, the next one waits for the end of the
+loop's turn instead, so that the tasks woken by one answer travel together again.
+
+A group knows nothing of what it carries. It hands every request its part of the answer, or the whole batch its error:
+what a failed statement leaves behind on the server differs from verb to verb, so its owner decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from ..errors import LinkLost
+from .link import Link, Rows, Statement
+
+__all__ = ["Group", "Turns", "Verb"]
+
+T = TypeVar("T")
+
+
+class Verb(Generic[T]):
+    """How requests of one kind are said to the server, and how its answer is read."""
+
+    __slots__ = ("answered", "failed", "fit", "many", "name", "one", "parameters_many", "parameters_one")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        one: Statement,
+        parameters_one: Callable[[T], Sequence[bytes | None]],
+        many: Statement,
+        parameters_many: Callable[[Sequence[T]], Sequence[bytes | None]],
+        answered: Callable[[Sequence[T], Rows], None],
+        failed: Callable[[Sequence[T], Exception], None],
+        fit: Callable[[Sequence[T]], int],
+    ) -> None:
+        """``fit`` says how many of the queued requests may leave in one statement; at least 1."""
+        self.name = name
+        self.one = one
+        self.parameters_one = parameters_one
+        self.many = many
+        self.parameters_many = parameters_many
+        self.answered = answered
+        self.failed = failed
+        self.fit = fit
+
+
+class Turns:
+    """The groups of one link, one statement under way at a time, each group in its turn."""
+
+    __slots__ = ("_busy", "_groups", "_last_size", "_loop", "_next", "link")
+
+    def __init__(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
+        self.link = link
+        self._loop = loop
+        self._groups: list[Group[Any]] = []
+        self._next = 0
+        self._last_size = 0
+        self._busy = False
+
+    def group(self, verb: Verb[T]) -> Group[T]:
+        """A group of this link."""
+        group = Group(self, verb)
+        self._groups.append(group)
+        return group
+
+    def wanted(self) -> None:
+        """A request is queued."""
+        if not self._busy:
+            self._busy = True
+            if self._last_size <= 1:
+                self._send_next()
+            else:
+                self._loop.call_soon(self._send_next)
+
+    def answered(self, size: int) -> None:
+        """The statement under way, with ``size`` requests, has its answer."""
+        self._last_size = size
+        queued = sum([len(group.queue) for group in self._groups])
+        if not queued:
+            self._busy = False
+        elif queued == 1 and size <= 1:
+            self._send_next()
+        else:
+            self._loop.call_soon(self._send_next)
+
+    def _send_next(self) -> None:
+        groups = self._groups
+        count = len(groups)
+        for turn in range(self._next, self._next + count):
+            group = groups[turn % count]
+            if group.queue:
+                self._next = (turn + 1) % count
+                group.leave()
+                return
+        self._busy = False
+
+
+class Group(Generic[T]):
+    """The requests of one verb on one link. After the link's death it answers nothing: the link's owner knows more."""
+
+    __slots__ = ("_batch", "_turns", "_verb", "queue")
+
+    def __init__(self, turns: Turns, verb: Verb[T]) -> None:
+        self._turns = turns
+        self._verb = verb
+        self._batch: Sequence[T] = ()
+        self.queue: list[T] = []
+
+    def ask(self, request: T) -> None:
+        """Hand in a request."""
+        self.queue.append(request)
+        self._turns.wanted()
+
+    def ask_all(self, requests: Sequence[T]) -> None:
+        """Hand in several requests that shall leave together."""
+        self.queue.extend(requests)
+        self._turns.wanted()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is queued or under way."""
+        return not self._batch and not self.queue
+
+    def take_back(self) -> tuple[Sequence[T], Sequence[T]]:
+        """After the link's death: the requests that were sent and never answered, and those never sent."""
+        sent, unsent = self._batch, self.queue
+        self._batch, self.queue = (), []
+        return sent, unsent
+
+    def leave(self) -> None:
+        """Send what is queued, as much of it as fits."""
+        queue = self.queue
+        verb = self._verb
+        if len(queue) == 1:
+            self._batch, self.queue = queue, []
+            self._turns.link.send(verb.one, verb.parameters_one(queue[0]), self._reply)
+            return
+        most = verb.fit(queue)
+        self._batch, self.queue = queue[:most], queue[most:]
+        self._turns.link.send(verb.many, verb.parameters_many(self._batch), self._reply)
+
+    def _reply(self, rows: Rows, error: Exception | None) -> None:
+        if isinstance(error, LinkLost):
+            return
+        batch, self._batch = self._batch, ()
+        if error is None:
+            self._verb.answered(batch, rows)
+        else:
+            self._verb.failed(batch, error)
+        self._turns.answered(len(batch))

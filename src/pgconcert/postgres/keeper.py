@@ -1,0 +1,366 @@
+"""A keeper holds one link open for as long as its owner wants one: connects, probes, watches, reconnects.
+
+States::
+
+    idle --want--> connecting --proven--> ready --lost--> connecting
+                     |    ^
+                  failed  | after a delay
+                     v    |
+                    waiting            close() leads from anywhere to closed
+
+Only the keeper's own task connects. The owner is told ``link_up``, ``link_down`` and ``connect_failed``, synchronously;
+``link_down`` comes before any new attempt, so that what hung on the old session is known to be lost before anything
+is asked on a new one. Delays grow from 50 ms to 5 s, jittered, for ever.
+
+A frozen network sends no sign, so the keeper looks at the link five times per ``network_timeout``: no answer since the
+last look and nothing under way: a ping leaves. Three looks in a row with something under way and no answer: the link is
+closed, at most ``network_timeout`` after the last sign of life. A look that comes late (the loop was blocked) does not
+count, because the answer may be waiting unread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+from ..backend import LinkHealth
+from ..conninfo import AddressSource
+from ..errors import ConfigurationError, PgconcertError, PoolerRefused, StandbyRefused, Unavailable
+from ..events import ConnectFailed, EventStream, LinkClosed, LinkLost, LinkOpened, SettingRefused
+from ..offloop import off_loop
+from .addresses import Attempt, attempts
+from .link import Link, Notification, Reply, Rows
+from .probe import Proof, apply_settings, prove, settings
+from .statements import PING
+
+__all__ = ["Context", "Keeper", "LinkOwner", "Role"]
+
+Role = Literal["lock", "listen", "publish"]
+
+_LOOKS: Final = 5
+_STRIKES: Final = 3
+_FIRST_DELAY: Final = 0.05
+_LAST_DELAY: Final = 5.0
+_STABLE: Final = 1.0
+_SMOOTHING: Final = 0.3
+_NEED_A_SESSION: Final = ("lock", "listen")
+_POOLED_SESSION: Final = (
+    "the database address leads through a transaction pooler, where {role}s cannot work: every transaction may run on "
+    "another session. Give the coordinator direct_url=, an address that leads to the server itself or to a pooler in "
+    "session mode"
+)
+_STANDBY: Final = (
+    "{server} is a hot standby (read-only): the advisory locks it grants exclude nobody on the primary, and it cannot "
+    "notify. Point the address at the primary, or name all hosts and add target_session_attrs=read-write"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What all links of one engine have in common."""
+
+    address: AddressSource
+    direct_address: AddressSource | None
+    name: str
+    network_timeout: float
+    connect_timeout: float
+    events: EventStream
+    loop: asyncio.AbstractEventLoop
+
+    def application_name(self, role: Role, name: str | None) -> str:
+        """``billing@host7:4711 pgconcert-lock``: what people see in pg_stat_activity, at most 63 ASCII bytes."""
+        tail = f"@{socket.gethostname().split('.')[0][:20]}:{os.getpid()} pgconcert-{role}"
+        ours = (name or self.name).encode("ascii", "replace").decode()
+        return ours[: 63 - len(tail)] + tail
+
+
+def default_name() -> str:
+    """The program's name, for ``application_name``."""
+    program = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else ""
+    return program if program not in ("", "-c", "__main__") else "python"
+
+
+class LinkOwner(Protocol):
+    """Whoever wants the link of a keeper."""
+
+    def link_up(self, link: Link, proof: Proof) -> None: ...
+    def link_down(self, reason: str) -> None: ...
+    def connect_failed(self, error: PgconcertError) -> None: ...
+    def notified(self, notification: Notification) -> None: ...
+
+
+class Keeper:
+    """Keeps the link of one role."""
+
+    def __init__(self, context: Context, role: Role, owner: LinkOwner) -> None:
+        self._context = context
+        self._owner = owner
+        self._task: asyncio.Task[None] | None = None
+        self._lost: asyncio.Future[str] | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self._proof: Proof | None = None
+        self._wanted = False
+        self._attempts = 0
+        self._last_error: str | None = None
+        self._closed = False
+        self._statements = 0
+        self.role: Role = role
+        self.link: Link | None = None
+        self.round_trip: float | None = None
+        self.ever_up = False
+
+    def want(self) -> None:
+        """Keep a link open from now on."""
+        if self._closed:
+            return
+        self._wanted = True
+        if self._task is None:
+            self._task = self._context.loop.create_task(self._run(), name=f"pgconcert {self.role} link")
+
+    def unwant(self) -> None:
+        """Close the link; nothing needs it now. ``want`` may follow at any time."""
+        self._wanted = False
+        if self.link is not None:
+            self._end("not needed any more")
+        elif self._task is not None and self._task is not _running_task():
+            self._task.cancel()
+            self._task = None
+
+    async def close(self) -> None:
+        """End for good. The owner is told ``link_down`` if a link was up."""
+        self._closed = True
+        task = self._task
+        self.unwant()
+        if task is not None and task is not _running_task():
+            await asyncio.wait([task])
+
+    @property
+    def context(self) -> Context:
+        """What all links of the engine share."""
+        return self._context
+
+    def forked(self) -> None:
+        """In a forked child: let go of the socket and of everything else."""
+        self._closed = True
+        if self.link is not None:
+            self.link.abandon()
+
+    def health(self) -> LinkHealth:
+        """How it is."""
+        link = self.link
+        if link is not None:
+            state = "ready"
+        elif self._closed:
+            state = "closed"
+        elif self._task is None:
+            state = "idle"
+        else:
+            state = "waiting" if self._last_error else "connecting"
+        return LinkHealth(
+            role=self.role,
+            state=state,
+            server=link.server if link else None,
+            server_pid=link.pid if link else None,
+            through=self._proof.through if link and self._proof else None,
+            statements=self._statements + (link.statements if link else 0),
+            round_trip=self.round_trip,
+            attempts=self._attempts,
+            last_error=self._last_error,
+        )
+
+    # what the link tells us
+
+    def link_lost(self, link: Link, reason: str) -> None:
+        """The link died. Called by the link."""
+        self._statements += link.statements
+        self.link = None
+        if self._look is not None:
+            self._look.cancel()
+        self._context.events.emit(
+            LinkLost(role=self.role, server_pid=link.pid, reason=reason, unanswered=link.lost_answers)
+        )
+        self._owner.link_down(reason)
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(reason)
+
+    def notified(self, notification: Notification) -> None:
+        """A notification arrived. Called by the link."""
+        self._owner.notified(notification)
+
+    # the task
+
+    async def _run(self) -> None:
+        loop = self._context.loop
+        down_since = loop.time()
+        delay = _FIRST_DELAY
+        while self._wanted:
+            self._attempts += 1
+            try:
+                link, proof = await self._connect()
+            except Exception as error:
+                failure = _as_ours(error)
+                wait = delay * random.uniform(0.5, 1.0)
+                delay = min(delay * 2, _LAST_DELAY)
+                self._last_error = str(failure)
+                self._context.events.emit(
+                    ConnectFailed(
+                        role=self.role,
+                        attempt=self._attempts,
+                        error=str(failure),
+                        retry_in=wait,
+                        down_for=loop.time() - down_since,
+                    )
+                )
+                self._owner.connect_failed(failure)
+                if self._wanted:
+                    await asyncio.sleep(wait)
+                continue
+            up_since = loop.time()
+            self._lost = loop.create_future()
+            self._up(link, proof)
+            await self._lost
+            down_since = loop.time()
+            if down_since - up_since > _STABLE:
+                delay = _FIRST_DELAY
+            if self._wanted:
+                # many processes may have lost their links in the same instant
+                await asyncio.sleep(delay * random.random())
+        self._task = None
+
+    def _up(self, link: Link, proof: Proof) -> None:
+        self._attempts = 0
+        self._last_error = None
+        self._proof = proof
+        self.link = link
+        self.ever_up = True
+        link.owner = self
+        self._context.events.emit(
+            LinkOpened(
+                role=self.role,
+                server_pid=link.pid,
+                server=link.server,
+                version=link.version,
+                through=proof.through,
+            )
+        )
+        self._watch(link, link.answers, 0, self._context.loop.time() + self._context.network_timeout / _LOOKS)
+        self._owner.link_up(link, proof)
+
+    async def _connect(self) -> tuple[Link, Proof]:
+        context = self._context
+        needs_session = self.role in _NEED_A_SESSION
+        source = context.direct_address if needs_session and context.direct_address else context.address
+        parameters = await source.parameters()
+        parameters["application_name"] = context.application_name(self.role, parameters.get("application_name"))
+        parameters.setdefault("tcp_user_timeout", str(round(context.network_timeout * 1000)))
+        parameters.setdefault("keepalives_idle", str(max(1, round(context.network_timeout / 2))))
+        limit = float(parameters.pop("connect_timeout", 0) or context.connect_timeout)
+        places = await off_loop(lambda: attempts(parameters))
+        failures: list[str] = []
+        for place in places:
+            try:
+                return await self._prove(place, limit)
+            except (StandbyRefused, ConfigurationError):
+                if place is places[-1]:
+                    raise
+                failures.append(f"{place.label}: not suitable")
+            except TimeoutError:
+                failures.append(f"{place.label}: no answer within {limit:g} s")
+            except PgconcertError as error:
+                failures.append(f"{place.label}: {error}")
+        raise Unavailable("; ".join(failures))
+
+    async def _prove(self, place: Attempt, limit: float) -> tuple[Link, Proof]:
+        link: Link | None = None
+        try:
+            async with asyncio.timeout(limit):
+                link = await Link.connect(place.conninfo)
+                proof = await prove(link, lambda: Link.connect(place.conninfo))
+                self._refuse_unfit(link, proof)
+                if proof.through != "transaction pooler":
+                    await self._settle(link)
+                # catalogue caches are warm now: what is measured is the way there and back
+                started = self._context.loop.time()
+                await link.execute(PING)
+                self.round_trip = self._context.loop.time() - started
+            return link, proof
+        except BaseException:
+            if link is not None:
+                link.close("given up while connecting")
+            raise
+
+    def _refuse_unfit(self, link: Link, proof: Proof) -> None:
+        if proof.through == "transaction pooler" and self.role in _NEED_A_SESSION:
+            raise PoolerRefused(_POOLED_SESSION.format(role=self.role))
+        if proof.standby:
+            raise StandbyRefused(_STANDBY.format(server=link.server))
+
+    async def _settle(self, link: Link) -> None:
+        timeout = self._context.network_timeout
+        # a NOTIFY waits for the server's notify lock at its commit; nothing else of ours may wait
+        lock_timeout = 0.1 if self.role == "lock" else timeout / 4
+        wanted = settings(link.version, network_timeout=timeout, lock_timeout=lock_timeout)
+        for name, error in (await apply_settings(link, wanted)).items():
+            self._context.events.emit(SettingRefused(role=self.role, setting=name, error=error))
+
+    # the watch over a silent network
+
+    def _watch(self, link: Link, answers: int, strikes: int, due: float) -> None:
+        self._look = self._context.loop.call_at(due, self._look_at, link, answers, strikes, due)
+
+    def _look_at(self, link: Link, answers: int, strikes: int, due: float) -> None:
+        timeout = self._context.network_timeout
+        now = self._context.loop.time()
+        if link.answers != answers:
+            strikes = 0
+        elif link.unanswered:
+            strikes += now - due < timeout / _LOOKS
+            if strikes == _STRIKES:
+                link.close(f"no answer from the server within network_timeout={timeout:g} s")
+                return
+        else:
+            link.send(PING, (), self._pong(now))
+        self._watch(link, link.answers, strikes, now + timeout / _LOOKS)
+
+    def _pong(self, sent: float) -> Reply:
+        def measure(rows: Rows, error: Exception | None) -> None:
+            if error is None:
+                before = self.round_trip or 0.0
+                self.round_trip = before + (self._context.loop.time() - sent - before) * _SMOOTHING
+
+        return measure
+
+    def _end(self, reason: str) -> None:
+        link, self.link = self.link, None
+        assert link is not None
+        self._statements += link.statements
+        link.owner = None
+        if self._look is not None:
+            self._look.cancel()
+        link.close(reason)
+        self._context.events.emit(LinkClosed(role=self.role, server_pid=link.pid))
+        self._owner.link_down(reason)
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(reason)
+
+
+def _as_ours(error: Exception) -> PgconcertError:
+    if isinstance(error, PgconcertError):
+        return error
+    # the text of somebody else's error may hold a secret: it is chained, not quoted
+    failure = Unavailable(f"connecting failed with {type(error).__name__} (see __cause__)")
+    failure.__cause__ = error
+    return failure
+
+
+def _running_task() -> asyncio.Task[object] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

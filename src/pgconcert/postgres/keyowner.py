@@ -1,0 +1,312 @@
+"""The owner of one key: it alone speaks to the server about that key, one statement at a time.
+
+Theory. Everything that happens to a key is a message to its owner: a claim, its withdrawal, a release, an answer, a
+wake-up. Each message changes the owner's notes and ends in ``step``, which sends at most one statement and does nothing
+while one is under way. So two attempts can never be under way at once (the server would grant both: they come from one
+session), and no claim can be granted twice.
+
+What the owner notes::
+
+    held     the server has granted the key to this session
+    marked   this session's interest is marked on the server
+    claim    the claim that has it (None while held: it was given back, or whoever asked has left)
+    queue    the claims that want it, in order of arrival
+    tried    a try was refused since the queue began to wait
+    woken    somebody released it, or the re-check is due: try again
+    resting  we have just released it and others wait: they get their chance first
+    busy     a statement about this key is under way, or its failure is being looked into
+
+What ``step`` does, first match::
+
+    busy, or no link            nothing
+    held, no claim              unlock (and look whether others wait)
+    held, marked, empty queue   unmark
+    held                        nothing
+    empty queue, marked         unmark
+    empty queue                 retire, unless resting
+    resting                     nothing
+    not tried                   try
+    not marked, not hopeless    mark and try, once the wake channel is heard (or has failed to be for a while)
+    woken                       try
+    else                        sleep: a wake-up or the re-check comes
+
+When the link dies everything the server knew of us is gone: the claim is lost, the queue starts anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from ..backend import DONE, GRANTED, WAITING, Claim
+from ..hold import Waiter
+from ..keys import interest_pair
+
+if TYPE_CHECKING:
+    from .lockshard import LockShard
+
+__all__ = ["KeyOwner"]
+
+_YES: Final = ord("t")
+_BUSY_MARK: Final = ord("b")
+_NOT_OURS: Final = ord("n")
+_WANTED: Final = ord("w")
+_HOPELESS: Final = 3
+
+
+class KeyOwner:
+    """One active key."""
+
+    __slots__ = (
+        "busy",
+        "claim",
+        "done",
+        "failures",
+        "held",
+        "marked",
+        "pair",
+        "queue",
+        "raw",
+        "refused_marks",
+        "resting",
+        "shard",
+        "tried",
+        "value",
+        "vain",
+        "watching",
+        "woken",
+    )
+
+    def __init__(self, shard: LockShard, value: int) -> None:
+        self.shard = shard
+        self.value = value
+        self.raw = b"%d" % value
+        self.pair: tuple[bytes, bytes] | None = None
+        self.held = False
+        self.marked = False
+        self.claim: Claim | None = None
+        self.queue: deque[Claim] = deque()
+        self.tried = False
+        self.woken = False
+        self.resting = False
+        self.busy = False
+        self.watching = False
+        self.done: Waiter | None = None
+        self.vain = 0
+        self.refused_marks = 0
+        self.failures = 0
+
+    def marks(self) -> tuple[bytes, bytes]:
+        """The pair that marks interest, as the server wants it; derived once."""
+        pair = self.pair
+        if pair is None:
+            first, second = interest_pair(self.value)
+            pair = self.pair = (b"%d" % first, b"%d" % second)
+        return pair
+
+    # messages from callers
+
+    def acquire(self, claim: Claim) -> None:
+        """A claim arrives."""
+        if not claim.wait and (self.claim is not None or self.queue):
+            claim.refuse()  # somebody here has it, or comes before
+            return
+        self.queue.append(claim)
+        if self.claim is not None:
+            self.shard.watch(self)
+        else:
+            self.step()
+
+    def withdraw(self, claim: Claim) -> None:
+        """A claim is taken back, in any state."""
+        if claim.state == WAITING:
+            claim.state = DONE
+            self.queue.remove(claim)
+            self.step()
+        elif claim.state == GRANTED and claim is self.claim:
+            claim.over = True
+            self.release(claim, None)
+
+    def release(self, claim: Claim, done: Waiter | None) -> None:
+        """The claim that has the key gives it back."""
+        if claim is not self.claim:
+            if done is not None and not done.done():
+                done.set_result(True)  # lost meanwhile: the server has freed it
+            return
+        claim.state = DONE
+        self.claim = None
+        self.done = done
+        self.step()
+
+    # messages from the server
+
+    def wake(self) -> None:
+        """Somebody released the key, or it is time to look again."""
+        self.woken = True
+        self.step()
+
+    def tried_with(self, answer: int) -> None:
+        """The answer to a try."""
+        self.busy = False
+        self.failures = 0
+        if answer == _YES:
+            self.held = True
+            self._grant()
+        else:
+            self.tried = True
+            self._refuse()
+        self.step()
+
+    def marked_with(self, answer: int) -> None:
+        """The answer to a mark with its try."""
+        self.busy = False
+        self.failures = 0
+        if answer == _BUSY_MARK:
+            # a releaser looks at this instant: try at once, then mark again; but not for ever
+            self.refused_marks += 1
+            self.tried = self.refused_marks >= _HOPELESS
+        else:
+            self.marked = True
+            self.refused_marks = 0
+            if answer == _YES:
+                self.held = True
+                self._grant()
+            else:
+                self._refuse()
+        self.step()
+
+    def unlocked_with(self, answer: int) -> None:
+        """The answer to an unlock."""
+        self.busy = self.held = self.tried = False
+        self.failures = 0
+        done, self.done = self.done, None
+        if answer == _WANTED:
+            self.resting = True
+            self.shard.wake_others(self)
+        elif answer == _NOT_OURS:
+            self.shard.not_ours(self)
+        if done is not None and not done.done():
+            done.set_result(True)
+        self.step()
+
+    def unmarked(self) -> None:
+        """The mark is gone."""
+        self.busy = False
+        self.marked = False
+        if not self.queue:
+            self.shard.unwatch(self)
+        self.step()
+
+    def asleep(self) -> bool:
+        """Whether it waits for a wake-up; if so it counts as busy from now on, because a try is being sent."""
+        if self.busy or self.held or self.resting or not self.tried or not self.queue:
+            return False
+        if not self.marked and self.refused_marks < _HOPELESS:
+            return False
+        self.busy = True
+        self.woken = False
+        return True
+
+    def rested(self) -> None:
+        """The others have had their chance."""
+        self.resting = False
+        self.step()
+
+    def recover(self, *, held: bool, marked: bool, unlocking: bool, error: Exception | None) -> None:
+        """A statement about this key failed; this is what the server really holds. ``error`` ends who waits."""
+        self.marked = marked
+        self.failures += 1
+        if unlocking and not held:
+            self.unlocked_with(_WANTED)  # it was unlocked, and nobody may have been told
+            return
+        self.busy = False
+        if held and not self.held:
+            self.held = True
+            self._grant()
+        elif error is not None and not held:
+            self.fail(error)
+        self.step()
+
+    def link_died(self, reason: str) -> None:
+        """Everything the server knew of us is gone."""
+        self.busy = self.held = self.marked = self.tried = self.resting = False
+        self.refused_marks = 0
+        claim, self.claim = self.claim, None
+        done, self.done = self.done, None
+        if claim is not None:
+            claim.state = DONE
+            if claim.lose(reason):
+                self.shard.hold_lost(claim)
+        if done is not None and not done.done():
+            done.set_result(True)
+        self.step()
+
+    def fail(self, error: Exception) -> None:
+        """End every claim that waits."""
+        for claim in self.queue:
+            claim.fail(error)
+        self.queue.clear()
+
+    # the machine
+
+    def step(self) -> None:
+        """Send the one statement that is due, if any."""
+        shard = self.shard
+        if self.busy:
+            return
+        queue = self.queue
+        while queue and queue[0].state != WAITING:
+            queue.popleft()
+        if not shard.up:
+            if not queue and not self.resting:
+                shard.retire(self)
+            return
+        if self.held:
+            if self.claim is None:
+                self.busy = True
+                shard.unlock(self)
+            elif self.marked and not queue:
+                self.busy = True
+                shard.unmark(self)
+        elif not queue:
+            self.tried = False
+            if self.marked:
+                self.busy = True
+                shard.unmark(self)
+            elif not self.resting:
+                shard.retire(self)
+        elif self.resting:
+            return
+        elif not self.tried:
+            self.busy = True
+            self.woken = False
+            shard.try_(self)
+        elif not self.marked and self.refused_marks < _HOPELESS:
+            if shard.can_mark(self):
+                self.busy = True
+                self.woken = False
+                shard.mark(self)
+        elif self.woken:
+            self.busy = True
+            self.woken = False
+            shard.try_(self)
+
+    def _grant(self) -> None:
+        self.vain = 0
+        queue = self.queue
+        while queue:
+            claim = queue.popleft()
+            if claim.state == WAITING:
+                claim.state = GRANTED
+                self.claim = claim
+                if not claim.waiter.done():
+                    claim.waiter.set_result(True)
+                self.shard.granted(claim)
+                # whoever did not want to wait has lost to the one before
+                self._refuse()
+                return
+
+    def _refuse(self) -> None:
+        for claim in self.queue:
+            if not claim.wait:
+                claim.refuse()

@@ -1,0 +1,375 @@
+"""A link: one libpq connection in pipeline mode under the event loop. Nothing else in the project touches libpq.
+
+Theory. A statement leaves at once and is followed by a Sync; one entry in the queue per Sync, in the order sent. The
+reader callback consumes what arrived, hands every answer to the entry at the head, and settles it only at its
+``PIPELINE_SYNC``: an error at commit comes after the rows. Notifications are delivered in the same callback. Nothing
+polls: an idle link costs nothing.
+
+States: *open*, then *dead* once and for ever. A link dies when the socket says so, when the server says FATAL, when
+something arrives that must not (COPY), or when its owner closes it. Dying settles every unanswered entry with
+``LinkLost`` and then tells the owner, in that order, synchronously: nothing is sent on another link before.
+
+What bites (each has a test): after death ``get_result`` returns NULL for ever, so the second NULL in a row ends the
+drain. Preparing and the first execution share a Sync, else a syntax error hides behind "does not exist". A prepared
+name is a hash of the text. There is no BEGIN here: its failure would poison everybody's statements. Under TLS bytes may
+wait inside the TLS layer while the socket is silent, so reading goes on until both are empty. After a fork the child
+closes the descriptor and touches neither libpq nor the loop.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import os
+import termios
+from collections import deque
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import Final, NamedTuple, Protocol
+
+from psycopg import OperationalError, pq
+
+from ..errors import LinkLost, StatementFailed, Unavailable
+
+__all__ = ["Link", "Notification", "Reply", "Rows", "Statement", "statement"]
+
+Rows = list[tuple[bytes | None, ...]]
+Reply = Callable[[Rows, Exception | None], None]
+"""Gets the rows of an answer, or the error: ``StatementFailed`` from the server, ``LinkLost`` if it never came."""
+
+
+class Notification(NamedTuple):
+    """A notification as it arrived."""
+
+    channel: bytes
+    payload: bytes
+    pid: int
+
+
+class Statement(NamedTuple):
+    """SQL text with its prepared name."""
+
+    name: bytes
+    sql: bytes
+
+
+def statement(sql: str) -> Statement:
+    """Name a statement by a hash of its text: a collision is then the same statement."""
+    text = " ".join(sql.split()).encode()
+    return Statement(b"pgc_" + blake2b(text, digest_size=9).hexdigest().encode(), text)
+
+
+class _LinkOwner(Protocol):
+    def link_lost(self, link: Link, reason: str) -> None: ...
+    def notified(self, notification: Notification) -> None: ...
+
+
+_TUPLES: Final = int(pq.ExecStatus.TUPLES_OK)
+_COMMAND: Final = int(pq.ExecStatus.COMMAND_OK)
+_FATAL: Final = int(pq.ExecStatus.FATAL_ERROR)
+_SYNC: Final = int(pq.ExecStatus.PIPELINE_SYNC)
+_ABORTED: Final = int(pq.ExecStatus.PIPELINE_ABORTED)
+_EMPTY: Final = int(pq.ExecStatus.EMPTY_QUERY)
+_BAD: Final = int(pq.ConnStatus.BAD)
+_NO_ROWS: Final[Rows] = []
+
+
+class Link:
+    """One connection. All methods belong to the loop that connected it."""
+
+    def __init__(self, connection: pq.abc.PGconn, loop: asyncio.AbstractEventLoop) -> None:
+        self._pg = connection
+        self._loop = loop
+        self._fd = connection.socket
+        self._in_flight: deque[Reply] = deque()
+        self._prepared: set[bytes] = set()
+        self._result: pq.abc.PGresult | None = None
+        self._error: StatementFailed | None = None
+        self._commands = 0
+        self._writing = False
+        self._last_notice = ""
+        self.owner: _LinkOwner | None = None
+        self.dead: str | None = None
+        self.named = True
+        self.statements = 0
+        self.answers = 0
+        self.lost_answers = 0
+        self.pid = connection.backend_pid
+        self.tls = bool(connection.ssl_in_use)
+        connection.nonblocking = 1
+        connection.enter_pipeline_mode()
+        connection.notice_handler = self._noticed
+        loop.add_reader(self._fd, self._readable)
+
+    @classmethod
+    async def connect(cls, conninfo: str) -> Link:
+        """Connect to the one address that ``conninfo`` names (``hostaddr`` given: libpq must not look up names here).
+
+        Cancellation closes the socket at once. Raises ``Unavailable`` with what the server or the system said.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            connection = pq.PGconn.connect_start(conninfo.encode())
+        except OperationalError as error:
+            raise Unavailable(_one_line(str(error))) from None
+        try:
+            # libpq wants the caller to behave as if the first poll had said "writing"
+            polled = int(pq.PollingStatus.WRITING)
+            while True:
+                if connection.status == _BAD or polled == pq.PollingStatus.FAILED:
+                    raise Unavailable(_one_line(connection.get_error_message()))
+                if polled == pq.PollingStatus.OK:
+                    return cls(connection, loop)
+                await _socket_ready(loop, connection.socket, polled == pq.PollingStatus.READING)
+                polled = connection.connect_poll()
+        except BaseException:
+            connection.finish()
+            raise
+
+    @property
+    def server(self) -> str:
+        """Where it is connected to, for people."""
+        host = self._pg.host.decode(errors="replace")
+        return host if host.startswith(("/", "@")) else f"{host}:{self._pg.port.decode()}"
+
+    @property
+    def version(self) -> int:
+        """The server's version as a number, 180004 for 18.4."""
+        return self._pg.server_version
+
+    @property
+    def unanswered(self) -> int:
+        """How many groups of statements wait for their answer."""
+        return len(self._in_flight)
+
+    def send(self, sent: Statement, params: Sequence[bytes | None], reply: Reply) -> None:
+        """Send one statement as a transaction of its own. ``reply`` is called once, never from inside this call."""
+        if self.dead is not None:
+            self._loop.call_soon(reply, _NO_ROWS, LinkLost(self.dead))
+            return
+        if self.named and sent.name not in self._prepared:
+            reply = self._remembering(sent, reply)
+        try:
+            self._queue(sent, params)
+            self._pg.pipeline_sync()
+        except OperationalError as error:
+            self._loop.call_soon(reply, _NO_ROWS, LinkLost(_one_line(str(error))))
+            self._loop.call_soon(self.close, _one_line(str(error)))
+            return
+        self._in_flight.append(reply)
+        self._flush()
+
+    def send_together(self, group: Sequence[tuple[Statement, Sequence[bytes | None]]], reply: Reply) -> None:
+        """Send several statements as one transaction, unnamed; ``reply`` gets the rows of the last."""
+        if self.dead is not None:
+            self._loop.call_soon(reply, _NO_ROWS, LinkLost(self.dead))
+            return
+        try:
+            for sent, params in group:
+                self.statements += 1
+                self._pg.send_query_params(sent.sql, params)
+            self._pg.pipeline_sync()
+        except OperationalError as error:
+            self._loop.call_soon(reply, _NO_ROWS, LinkLost(_one_line(str(error))))
+            self._loop.call_soon(self.close, _one_line(str(error)))
+            return
+        self._in_flight.append(reply)
+        self._flush()
+
+    def execute(self, sent: Statement, params: Sequence[bytes | None] = ()) -> asyncio.Future[Rows]:
+        """Like ``send``, for code that waits. Cancelling the future drops the answer and nothing else."""
+        future: asyncio.Future[Rows] = self._loop.create_future()
+
+        def settle(rows: Rows, error: Exception | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(rows)
+            else:
+                future.set_exception(error)
+                future.exception()  # read: a caller that has left must not be missed on the log
+
+        self.send(sent, params, settle)
+        return future
+
+    def close(self, reason: str = "closed") -> None:
+        """Close now; the server frees what hangs on this session. The owner is told as for any other death."""
+        self._die(reason)
+
+    def abandon(self) -> None:
+        """In a forked child: close the descriptor without a word to the server, the loop, or libpq."""
+        if self.dead is None:
+            self.dead = "forked"
+            os.close(self._fd)
+
+    def _queue(self, sent: Statement, params: Sequence[bytes | None]) -> None:
+        self.statements += 1
+        if not self.named:
+            self._pg.send_query_params(sent.sql, params)
+            return
+        if sent.name not in self._prepared:
+            self._prepared.add(sent.name)
+            self._pg.send_prepare(sent.name, sent.sql)
+        self._pg.send_query_prepared(sent.name, params)
+
+    def _remembering(self, sent: Statement, reply: Reply) -> Reply:
+        def settle(rows: Rows, error: Exception | None) -> None:
+            if error is not None and self._commands == 0:
+                self._prepared.discard(sent.name)
+            reply(rows, error)
+
+        return settle
+
+    def _flush(self) -> None:
+        try:
+            left = self._pg.flush()
+        except OperationalError as error:
+            # never from inside a caller's request: it must not find its world changed when it returns
+            self._loop.call_soon(self.close, _one_line(str(error)))
+            return
+        if left and not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._fd, self._flush)
+        elif not left and self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+
+    def _readable(self) -> None:
+        reason: str | None = None
+        while True:
+            waiting = _bytes_waiting(self._fd) if self.tls else 0
+            try:
+                self._pg.consume_input()
+            except OperationalError as error:
+                reason = _one_line(str(error))
+            # answers that came before the end still count
+            reason = self._drain() or reason
+            if self.dead is not None:
+                return
+            if reason is not None or self._pg.status == _BAD:
+                self._die(self._last_notice or reason or _one_line(self._pg.get_error_message()))
+                return
+            if not waiting:
+                break
+        if self._writing:
+            self._flush()
+
+    def _drain(self) -> str | None:
+        """Hand on what has arrived. Returns a reason to die, or None."""
+        pg = self._pg
+        queue = self._in_flight
+        nulls = 0
+        while queue and not pg.is_busy():
+            result = pg.get_result()
+            if result is None:
+                nulls += 1
+                if nulls == 2:
+                    break
+                continue
+            nulls = 0
+            status = result.status
+            if status == _SYNC:
+                answer, error = self._result, self._error
+                self._result = self._error = None
+                reply = queue.popleft()
+                self.answers += 1
+                try:
+                    reply(_rows(answer) if answer is not None and error is None else _NO_ROWS, error)
+                except Exception as bug:
+                    self._report(bug, "an answer's reader failed")
+                self._commands = 0
+                if self.dead is not None:
+                    return None
+            elif status == _TUPLES:
+                self._result = result
+            elif status == _COMMAND:
+                self._commands += 1
+            elif status == _FATAL:
+                if self._error is None:
+                    self._error = _failure(result)
+            elif status != _ABORTED and status != _EMPTY:
+                return f"the server sent {pq.ExecStatus(status).name}, which has no place on a link"
+        owner = self.owner
+        while (notify := pg.notifies()) is not None:
+            if owner is not None:
+                try:
+                    owner.notified(Notification(notify.relname, notify.extra, notify.be_pid))
+                except Exception as bug:
+                    self._report(bug, "a notification's reader failed")
+                if self.dead is not None:
+                    return None
+        return None
+
+    def _die(self, reason: str) -> None:
+        if self.dead is not None:
+            return
+        self.dead = reason
+        self._loop.remove_reader(self._fd)
+        if self._writing:
+            self._loop.remove_writer(self._fd)
+        self._pg.notice_handler = None
+        self._pg.finish()
+        lost = self._in_flight
+        self._in_flight = deque()
+        self.lost_answers = len(lost)
+        owner, self.owner = self.owner, None
+        for reply in lost:
+            try:
+                reply(_NO_ROWS, LinkLost(reason))
+            except Exception as bug:
+                self._report(bug, "a lost answer's reader failed")
+        if owner is not None:
+            owner.link_lost(self, reason)
+
+    def _noticed(self, notice: pq.abc.PGresult) -> None:
+        if notice.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) in (b"FATAL", b"PANIC"):
+            self._last_notice = _failure(notice).args[0]
+
+    def _report(self, error: Exception, what: str) -> None:
+        self._loop.call_exception_handler({"message": f"pgconcert: {what}", "exception": error})
+
+    def __repr__(self) -> str:
+        return f"<Link backend {self.pid} {'dead: ' + self.dead if self.dead else 'open'}>"
+
+
+def _rows(result: pq.abc.PGresult) -> Rows:
+    value = result.get_value
+    columns = range(result.nfields)
+    return [tuple([value(row, column) for column in columns]) for row in range(result.ntuples)]
+
+
+def _failure(result: pq.abc.PGresult) -> StatementFailed:
+    text = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message
+    state = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
+    return StatementFailed(_one_line(text.decode(errors="replace")), state.decode(errors="replace"))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()) or "the connection ended without a word"
+
+
+def _bytes_waiting(fd: int) -> int:
+    count = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]
+
+
+async def _socket_ready(loop: asyncio.AbstractEventLoop, fd: int, reading: bool) -> None:
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def tell() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    if reading:
+        loop.add_reader(fd, tell)
+    else:
+        loop.add_writer(fd, tell)
+    try:
+        await ready
+    finally:
+        if reading:
+            loop.remove_reader(fd)
+        else:
+            loop.remove_writer(fd)

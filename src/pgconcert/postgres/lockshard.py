@@ -1,0 +1,248 @@
+"""A lock link with its share of the active keys: the statements of the lock protocol, and what to do when one fails.
+
+A session pays for every lock it holds with every statement, so one link carries about a thousand keys. A failed
+statement over session locks keeps what it had done before it failed; therefore nothing is repeated and nothing is
+assumed: ``pg_locks`` is asked what this session holds, and every owner of the batch is told the truth. The answers of a
+link come in the order of the questions, so at the moment of that answer the owners' notes and the server agree on
+everything else. If the server cannot even be asked, the link is closed, and the server frees all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from ..errors import LinkLost, LockBudgetExceeded, PgconcertError, StatementFailed
+from ..events import BatchReconciled
+from .groupcommit import Group, Turns, Verb
+from .keeper import Keeper
+from .keyowner import KeyOwner
+from .link import Link, Notification, Rows
+from .probe import Proof
+from .statements import (
+    HELD_BY_US,
+    MARK,
+    MARK_MANY,
+    TRY,
+    TRY_MANY,
+    UNLOCK,
+    UNLOCK_MANY,
+    UNMARK,
+    UNMARK_MANY,
+)
+
+if TYPE_CHECKING:
+    from .locks import PostgresLocker
+
+__all__ = ["SHARD_SIZE", "LockShard", "signed"]
+
+SHARD_SIZE: Final = 1000
+"""How many active keys one link carries."""
+
+_MOST: Final = 1024
+_BRACE: Final = ord("{")
+_GIVE_UP_AFTER: Final = 3
+_OUT_OF_MEMORY: Final = ("53200", "53000")
+_TRANSIENT: Final = ("57014", "55P03", "40001", "40P01")
+
+
+class LockShard:
+    """One lock link and the owners of its keys."""
+
+    def __init__(self, locker: PostgresLocker) -> None:
+        self._locker = locker
+        self._context = locker.context
+        self.owners: dict[int, KeyOwner] = {}
+        self.up = False
+        self._try = Verb[KeyOwner](
+            "try",
+            one=TRY,
+            parameters_one=lambda owner: (owner.raw,),
+            many=TRY_MANY,
+            parameters_many=lambda batch: (_array([owner.raw for owner in batch]),),
+            answered=_hand_on(KeyOwner.tried_with),
+            failed=lambda batch, error: self._reconcile("try", batch, error),
+            fit=_fit,
+        )
+        self._mark = Verb[KeyOwner](
+            "mark",
+            one=MARK,
+            parameters_one=_key_and_marks,
+            many=MARK_MANY,
+            parameters_many=_keys_and_marks,
+            answered=_hand_on(KeyOwner.marked_with),
+            failed=lambda batch, error: self._reconcile("mark", batch, error),
+            fit=_fit,
+        )
+        self._unlock = Verb[KeyOwner](
+            "unlock",
+            one=UNLOCK,
+            parameters_one=_key_and_marks,
+            many=UNLOCK_MANY,
+            parameters_many=_keys_and_marks,
+            answered=_hand_on(KeyOwner.unlocked_with),
+            failed=lambda batch, error: self._reconcile("unlock", batch, error),
+            fit=_fit,
+        )
+        self._unmark = Verb[KeyOwner](
+            "unmark",
+            one=UNMARK,
+            parameters_one=lambda owner: owner.marks(),
+            many=UNMARK_MANY,
+            parameters_many=lambda batch: _keys_and_marks(batch)[1:],
+            answered=_hand_on(lambda owner, answer: owner.unmarked()),
+            failed=lambda batch, error: self._reconcile("unmark", batch, error),
+            fit=_fit,
+        )
+        self.keeper = Keeper(self._context, "lock", self)
+        # what owners ask of us and what the locker does are the same things
+        self._tries: Group[KeyOwner]
+        self.retire = locker.retire
+        self.can_mark = locker.can_mark
+        self.watch = locker.watch
+        self.unwatch = locker.unwatch
+        self.wake_others = locker.wake_others
+        self.not_ours = locker.not_ours
+        self.granted = locker.granted
+        self.hold_lost = locker.hold_lost
+        self.try_: Callable[[KeyOwner], None]
+        self.mark: Callable[[KeyOwner], None]
+        self.unlock: Callable[[KeyOwner], None]
+        self.unmark: Callable[[KeyOwner], None]
+
+    # what the keeper tells us
+
+    def link_up(self, link: Link, proof: Proof) -> None:
+        """A fresh session, which holds nothing."""
+        turns = Turns(link, self._context.loop)
+        self.unlock = turns.group(self._unlock).ask
+        self._tries = turns.group(self._try)
+        self.try_ = self._tries.ask
+        self.mark = turns.group(self._mark).ask
+        self.unmark = turns.group(self._unmark).ask
+        self.up = True
+        self._locker.shard_up(self, link, proof)
+        for owner in [*self.owners.values()]:
+            owner.step()
+
+    def link_down(self, reason: str) -> None:
+        """The session is gone, and with it everything it held."""
+        self.up = False
+        for owner in [*self.owners.values()]:
+            owner.link_died(f"its connection died: {reason}")
+        self._locker.shard_down(self)
+
+    def connect_failed(self, error: PgconcertError) -> None:
+        """Nothing can be asked now."""
+        self._locker.connect_failed(self, error)
+
+    def notified(self, notification: Notification) -> None:
+        """This link listens to nothing."""
+
+    def recheck(self, owners: Sequence[KeyOwner]) -> None:
+        """Try the keys of sleeping owners again, in one statement."""
+        asleep = [owner for owner in owners if owner.asleep()]
+        if self.up and asleep:
+            self._tries.ask_all(asleep)
+
+    # after a failure
+
+    def _reconcile(self, verb: str, batch: Sequence[KeyOwner], error: Exception) -> None:
+        link = self.keeper.link
+        if link is None or link.dead is not None:
+            return
+
+        def answered(rows: Rows, failure: Exception | None) -> None:
+            if isinstance(failure, LinkLost):
+                return
+            if failure is not None:
+                link.close(f"{verb} failed ({error}), and what is held could not be read: {failure}")
+                return
+            keys, pairs = _read_locks(rows)
+            told = _told(error)
+            self._context.events.emit(
+                BatchReconciled(
+                    verb=verb,
+                    keys=len(batch),
+                    held=sum(owner.value in keys for owner in batch),
+                    error=str(error),
+                )
+            )
+            if any(owner.failures >= _GIVE_UP_AFTER for owner in batch):
+                link.close(f"{verb} failed {_GIVE_UP_AFTER} times: {error}")
+                return
+            for owner in batch:
+                first, second = owner.marks()
+                owner.recover(
+                    held=owner.value in keys,
+                    marked=(int(first), int(second)) in pairs,
+                    unlocking=verb == "unlock",
+                    error=told,
+                )
+
+        link.send(HELD_BY_US, (), answered)
+
+
+def _hand_on(tell: Callable[[KeyOwner, int], None]) -> Callable[[Sequence[KeyOwner], Rows], None]:
+    def answered(batch: Sequence[KeyOwner], rows: Rows) -> None:
+        text = rows[0][0]
+        assert text is not None
+        if len(batch) == 1 and text[0] != _BRACE:
+            tell(batch[0], text[0])
+            return
+        for owner, answer in zip(batch, text[1::2], strict=True):
+            tell(owner, answer)
+
+    return answered
+
+
+def _told(error: Exception) -> Exception | None:
+    """What the callers of a failed batch are told; None if they are to be tried again."""
+    state = error.sqlstate if isinstance(error, StatementFailed) else ""
+    if state in _TRANSIENT:
+        return None
+    if state in _OUT_OF_MEMORY:
+        return LockBudgetExceeded(
+            f"the server's lock table is full ({error}): fewer locks at once, or a larger max_locks_per_transaction",
+            state,
+        )
+    return error
+
+
+def _read_locks(rows: Rows) -> tuple[set[int], set[tuple[int, int]]]:
+    keys: set[int] = set()
+    pairs: set[tuple[int, int]] = set()
+    for high, low, kind in rows:
+        first, second = int(high or 0), int(low or 0)
+        if kind == b"1":
+            keys.add(signed((first << 32) | second, 64))
+        else:
+            pairs.add((signed(first, 32), signed(second, 32)))
+    return keys, pairs
+
+
+def signed(value: int, bits: int) -> int:
+    """Read an unsigned number of ``bits`` bits as signed."""
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def _fit(queue: Sequence[KeyOwner]) -> int:
+    return _MOST
+
+
+def _array(values: Sequence[bytes]) -> bytes:
+    return b"{" + b",".join(values) + b"}"
+
+
+def _key_and_marks(owner: KeyOwner) -> tuple[bytes, bytes, bytes]:
+    first, second = owner.marks()
+    return owner.raw, first, second
+
+
+def _keys_and_marks(batch: Sequence[KeyOwner]) -> tuple[bytes, bytes, bytes]:
+    marks = [owner.marks() for owner in batch]
+    return (
+        _array([owner.raw for owner in batch]),
+        _array([first for first, _ in marks]),
+        _array([second for _, second in marks]),
+    )

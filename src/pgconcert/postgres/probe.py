@@ -1,0 +1,139 @@
+"""What stands at the other end of a fresh link, found out with statements that change nothing.
+
+The protocol's backend pid against ``pg_backend_pid()`` tells whether a pooler stands in between. If one does, a second
+connection tells the modes apart: it opens a transaction, which pins a server session to it; a transaction pooler then
+gives it the session that we used last, or gives us another one, or has none left for us. In session mode our own
+never changes. Only a session proven our own is given settings, because through a transaction pooler they would stay on
+connections that other clients use next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from ..errors import PgconcertError, StatementFailed
+from .link import Link
+from .statements import BACKEND_PID, BEGIN, INCARNATION, PROBE, ROLLBACK, SET
+
+__all__ = ["Proof", "Through", "apply_settings", "prove", "settings"]
+
+Through = Literal["direct", "session pooler", "transaction pooler"]
+
+_ROUNDS: Final = 3
+_PATIENCE: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a probe found. ``incarnation`` is (system identifier, timeline) where the role may read it."""
+
+    through: Through
+    standby: bool
+    lock_table: int
+    incarnation: tuple[int, int] | None
+
+
+async def prove(link: Link, second: Callable[[], Awaitable[Link]]) -> Proof:
+    """Probe ``link``. ``second`` opens another connection to the same address; it is asked only behind a pooler."""
+    link.named = False
+    asked = link.execute(PROBE)
+    incarnation_asked = link.execute(INCARNATION)
+    row = (await asked)[0]
+    through: Through = "direct"
+    if int(row[0] or 0) != link.pid:
+        through = await _pooler_mode(link, second)
+    link.named = through != "transaction pooler"
+    return Proof(
+        through=through,
+        standby=row[1] == b"t",
+        lock_table=int(row[2] or 0),
+        incarnation=await _incarnation(incarnation_asked),
+    )
+
+
+async def _incarnation(asked: Awaitable[list[tuple[bytes | None, ...]]]) -> tuple[int, int] | None:
+    try:
+        identifier, wal_file = (await asked)[0]
+    except StatementFailed:
+        return None  # some managed servers do not let plain roles look
+    if identifier is None or wal_file is None:
+        return None
+    return int(identifier), int(wal_file[:8], 16)
+
+
+async def _pooler_mode(link: Link, second: Callable[[], Awaitable[Link]]) -> Through:
+    try:
+        other = await asyncio.wait_for(second(), _PATIENCE)
+    except (PgconcertError, TimeoutError):
+        # a session pooler without a free session lets nobody in; a transaction pooler always does
+        return "session pooler"
+    other.named = False
+    try:
+        mine = await _pid(link)
+        for _ in range(_ROUNDS):
+            try:
+                await asyncio.wait_for(other.execute(BEGIN), _PATIENCE)
+                theirs = await asyncio.wait_for(_pid(other), _PATIENCE)
+            except (PgconcertError, TimeoutError):
+                return "session pooler"
+            try:
+                now = await asyncio.wait_for(_pid(link), _PATIENCE)
+            except TimeoutError:
+                return "transaction pooler"
+            if theirs == mine or now != mine:
+                return "transaction pooler"
+            await asyncio.wait_for(other.execute(ROLLBACK), _PATIENCE)
+        return "session pooler"
+    finally:
+        other.close("the probe has ended")
+
+
+async def _pid(link: Link) -> int:
+    return int((await link.execute(BACKEND_PID))[0][0] or 0)
+
+
+async def apply_settings(link: Link, wanted: Mapping[str, str]) -> dict[str, str]:
+    """Give a session of our own its settings, in one round trip. Returns what was refused, with the server's words."""
+    asked = {
+        name: link.execute(SET, (name.encode(), value.encode())) for name, value in wanted.items()
+    }
+    refused: dict[str, str] = {}
+    for name, answer in asked.items():
+        try:
+            await answer
+        except StatementFailed as error:
+            refused[name] = str(error)
+    return refused
+
+
+def settings(version: int, *, network_timeout: float, lock_timeout: float) -> dict[str, str]:
+    """The settings of a session: immune to what role and database set, and quick to notice a dead peer.
+
+    No time limit of the server may end a session that holds locks; our own deadline covers statements.
+    """
+    bound = str(max(1000, round(network_timeout * 1000)))
+    seconds = str(max(1, round(network_timeout / 2)))
+    wanted = {
+        "client_encoding": "UTF8",
+        "search_path": "",
+        "statement_timeout": "0",
+        "lock_timeout": str(max(1, round(lock_timeout * 1000))),
+        "idle_in_transaction_session_timeout": "0",
+        "default_transaction_isolation": "read committed",
+        "default_transaction_read_only": "off",
+        "default_transaction_deferrable": "off",
+        "synchronous_commit": "on",
+        "tcp_keepalives_idle": seconds,
+        "tcp_keepalives_interval": seconds,
+        "tcp_keepalives_count": "3",
+        "tcp_user_timeout": bound,
+    }
+    if version >= 140000:
+        wanted["idle_session_timeout"] = "0"
+        wanted["client_connection_check_interval"] = bound
+    if version >= 170000:
+        wanted["transaction_timeout"] = "0"
+    return wanted
