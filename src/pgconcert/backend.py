@@ -78,18 +78,23 @@ class Locker(Protocol):
 
     def acquire(self, claim: Claim) -> None:
         """Hand in a claim. Its waiter learns the outcome."""
+        ...
 
     def withdraw(self, claim: Claim) -> None:
         """Take a claim back in any state: a lock granted meanwhile is released."""
+        ...
 
     def release(self, claim: Grant, waiter: Waiter | None) -> None:
         """Release a granted claim. The waiter gets ``True`` when the lock is free; ``None`` is not told."""
+        ...
 
     def drop(self, claim: Grant) -> None:
         """Release a granted claim whose hold was thrown away."""
+        ...
 
     def describe(self, key: LockKey, waiter: Describer) -> None:
         """Ask who holds ``key``; ``None`` when nobody does, or nobody can say."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,14 +129,16 @@ class Backend(Protocol):
     @property
     def locker(self) -> Locker:
         """The port for locks."""
+        ...
 
     async def open(self) -> None:
         """Make ready. Raises ``ConfigurationError`` for what is known to be wrong; connects to nothing."""
+        ...
 
     async def close(self) -> None:
         """Give everything back and close. Holds that are still out are lost. Idempotent, in any state."""
+        ...
 
     def health(self) -> Health:
         """How it is now. Safe from any thread."""
-
-
+        ...

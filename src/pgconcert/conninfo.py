@@ -80,16 +80,18 @@ def _asker(address: Address | None) -> Callable[[], Awaitable[str | Mapping[str,
 
         return give
     if hasattr(address, "dialect") and hasattr(getattr(address, "url", None), "render_as_string"):
-        parse(address.url.render_as_string(hide_password=False))
+        engine: Any = address
+        parse(engine.url.render_as_string(hide_password=False))
 
         async def from_engine() -> str:
-            return cast(str, address.url.render_as_string(hide_password=False))
+            return cast(str, engine.url.render_as_string(hide_password=False))
 
         return from_engine
     if hasattr(address, "conninfo") and hasattr(address, "kwargs"):
         return lambda: _from_pool(address)
     if callable(address):
-        return lambda: _from_callable(address)
+        asked = cast("Callable[[], str | Awaitable[str]]", address)
+        return lambda: _from_callable(asked)
     raise ConfigurationError(
         f"an address is a connection string, a callable, a SQLAlchemy engine or a psycopg pool, not "
         f"{type(address).__name__}"

@@ -18,6 +18,18 @@ from .locks import AsyncLock, LockRegister, check_timeout
 __all__ = ["AsyncCoordinator"]
 
 
+_forks = 0
+"""How many forks lie between this process and the one that imported us: cheaper to compare than ``os.getpid()``."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class AsyncCoordinator:
     """The one object of a program that coordinates. Use it as ``async with``, or ``open()`` and ``close()``.
 
@@ -71,7 +83,7 @@ class AsyncCoordinator:
             backend = ThreadedBackend(backend)
         self._backend: Backend = backend
         self._register: LockRegister | None = None
-        self._pid = 0
+        self._forks = 0
         self._state: Literal["new", "opening", "open", "closed"] = "new"
         self._by_key: dict[int, Hold] = {}
 
@@ -96,7 +108,7 @@ class AsyncCoordinator:
         except BaseException:
             self._state = "closed"
             raise
-        self._pid = os.getpid()
+        self._forks = _forks
         self._register = LockRegister(self._backend.locker, asyncio.get_running_loop(), self._describe_links)
         self._state = "open"
 
@@ -106,7 +118,7 @@ class AsyncCoordinator:
             self._state = "closed"
             return
         self._state = "closed"
-        if self._pid == os.getpid():
+        if self._forks == _forks:
             await self._backend.close()
 
     async def __aenter__(self) -> Self:
@@ -165,7 +177,7 @@ class AsyncCoordinator:
                 if self._state == "closed"
                 else "this coordinator is not open yet: use it as 'async with', or await open() first"
             )
-        if self._pid != os.getpid():
+        if self._forks != _forks:
             raise CoordinatorClosed(
                 "this coordinator was opened before fork() and belongs to the parent; open a new one in the child"
             )

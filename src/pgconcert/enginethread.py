@@ -134,11 +134,11 @@ class _CrossedWaiter(Generic[T]):
 
     def set_result(self, result: T, /) -> None:
         self._settled = True
-        self._back.post(lambda: self._future.done() or self._future.set_result(result))
+        self._back.post(lambda: None if self._future.done() else self._future.set_result(result))
 
     def set_exception(self, exception: Exception, /) -> None:
         self._settled = True
-        self._back.post(lambda: self._future.done() or self._future.set_exception(exception))
+        self._back.post(lambda: None if self._future.done() else self._future.set_exception(exception))
 
 
 class _CrossedLocker:

@@ -60,7 +60,9 @@ class LinkOpened(Event):
     through: str
 
     def __str__(self) -> str:
-        return f"{self.role} link open: {self.server}, backend {self.server_pid}, version {self.version}, {self.through}"
+        return (
+            f"{self.role} link open: {self.server}, backend {self.server_pid}, version {self.version}, {self.through}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +207,9 @@ class StillWaiting(Event):
         return logging.WARNING
 
     def __str__(self) -> str:
-        text = f"still waiting for {self.key!r} after {self.waited:.0f} s; held by {self.holder or 'an unknown session'}"
+        text = (
+            f"still waiting for {self.key!r} after {self.waited:.0f} s; held by {self.holder or 'an unknown session'}"
+        )
         if self.cycle:
             text += "; these processes wait for each other: " + " -> ".join(self.cycle)
         return text

@@ -81,7 +81,17 @@ class Hold:
     released from any task of its event loop. A hold that is dropped unreleased is released with a ``ResourceWarning``.
     """
 
-    __slots__ = ("__weakref__", "_cancelled_by_us", "_cancels_before", "_dropped", "_grant", "_loop", "_on_lost", "_release", "_task")
+    __slots__ = (
+        "__weakref__",
+        "_cancelled_by_us",
+        "_cancels_before",
+        "_dropped",
+        "_grant",
+        "_loop",
+        "_on_lost",
+        "_release",
+        "_task",
+    )
 
     _lost_error: type[HoldLost] = LockLost
 
@@ -123,7 +133,7 @@ class Hold:
         return self._grant.over
 
     def check(self) -> None:
-        """Raise ``HoldLost`` if it was lost. No input or output: call it as often as you like, before any side effect."""
+        """Raise ``HoldLost`` if it was lost. Sends nothing: call it as often as you like, before any side effect."""
         if self._grant.reason is not None:
             raise self._lost_error(self._grant.name, self._grant.reason)
 
@@ -131,8 +141,12 @@ class Hold:
         """Wait until it is lost and return the reason. Waits for ever on a hold that is released first."""
         waiter: asyncio.Future[None] = self._loop.create_future()
 
+        def settle() -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
         def tell() -> None:
-            self._loop.call_soon_threadsafe(lambda: waiter.done() or waiter.set_result(None))
+            self._loop.call_soon_threadsafe(settle)
 
         self._grant.watch(tell)
         try:
@@ -161,13 +175,14 @@ class Hold:
             raise RuntimeError(f"the hold of {self.key!r} is entered already")
         if self._grant.over:
             raise RuntimeError(f"the hold of {self.key!r} was released already")
-        self.enter()
+        task = asyncio.current_task(self._loop)
+        if task is None:
+            raise RuntimeError(f"the hold of {self.key!r} belongs to another event loop")
+        self.enter(task)
         return self
 
-    def enter(self) -> None:
-        """Begin the scope in the running task. For our own context managers; people write ``async with``."""
-        task = asyncio.current_task()
-        assert task is not None
+    def enter(self, task: asyncio.Task[object]) -> None:
+        """Begin the scope in ``task``, the running one. For our own context managers; people write ``async with``."""
         self._task = task
         if self._on_lost == "cancel":
             self._cancels_before = task.cancelling()
@@ -201,7 +216,7 @@ class Hold:
         theirs = cancelled
         if self._cancelled_by_us and task is not None:
             others = task.uncancel() > self._cancels_before
-            if task is asyncio.current_task():
+            if task is asyncio.current_task(self._loop):
                 theirs = cancelled and others
                 if not cancelled:
                     try:

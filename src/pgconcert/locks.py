@@ -31,7 +31,7 @@ class LockRegister:
         self.locker = locker
         self.loop = loop
         self.state = state
-        self.holders: dict[int, asyncio.Task[object] | None] = {}
+        self.holders: dict[int, asyncio.Task[object]] = {}
 
 
 class AsyncLock:
@@ -48,8 +48,8 @@ class AsyncLock:
         self._register = register
         self._key = key
         self._timeout = timeout
-        self._on_lost = on_lost
-        self._entered: dict[asyncio.Task[object] | None, Hold] | None = None
+        self._on_lost: OnLost = on_lost
+        self._entered: dict[asyncio.Task[object], Hold] | None = None
 
     @property
     def key(self) -> int | str:
@@ -88,7 +88,7 @@ class AsyncLock:
         register = self._register
         loop = register.loop
         holder = register.holders.get(self._key.value)
-        if holder is not None and holder is asyncio.current_task():
+        if holder is not None and holder is asyncio.current_task(loop):
             raise WouldDeadlock(
                 f"this task holds {self._key.name!r} already and would wait for itself for ever; locks are not "
                 "re-entrant: pass the hold on, or use try_acquire()"
@@ -132,7 +132,9 @@ class AsyncLock:
         return f"{text}; {state}" if state else f"{text}; it is not held by anybody at this instant"
 
     async def __aenter__(self) -> Hold:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._register.loop)
+        if task is None:
+            raise RuntimeError("this lock belongs to a coordinator that was opened on another event loop")
         entered = self._entered
         if entered is None:
             entered = self._entered = {}
@@ -141,7 +143,7 @@ class AsyncLock:
         hold = await self._acquire(self._timeout)
         entered[task] = hold
         self._register.holders[self._key.value] = task
-        hold.enter()
+        hold.enter(task)
         return hold
 
     async def __aexit__(
@@ -149,13 +151,14 @@ class AsyncLock:
     ) -> None:
         entered = self._entered
         assert entered is not None
-        task = asyncio.current_task()
-        if task not in entered:
-            # entered by another task (a fixture, an exit stack): the one hold there is must be meant
-            if len(entered) != 1:
+        if len(entered) == 1:
+            # the one there is, even if another task entered it (a fixture, an exit stack)
+            _, hold = entered.popitem()
+        else:
+            task = asyncio.current_task(self._register.loop)
+            if task is None or task not in entered:
                 raise RuntimeError(f"the lock of {self.key!r} was not entered by this task")
-            task = next(iter(entered))
-        hold = entered.pop(task)
+            hold = entered.pop(task)
         self._register.holders.pop(self._key.value, None)
         await hold.__aexit__(kind, error, traceback)
 
@@ -163,7 +166,7 @@ class AsyncLock:
         return f"<AsyncLock {self.key!r}>"
 
 
-def check_timeout(timeout: float | None) -> float | None:
+def check_timeout(timeout: object) -> float | None:
     """Check a caller's ``timeout``: ``None``, or seconds of at least 0."""
     if timeout is None:
         return None

@@ -71,8 +71,8 @@ class KeyOwner:
         "resting",
         "shard",
         "tried",
-        "value",
         "vain",
+        "value",
         "watching",
         "woken",
     )

@@ -34,9 +34,7 @@ class Registration:
 
     __slots__ = ("channel", "deliver", "on_ready", "ready")
 
-    def __init__(
-        self, channel: bytes, deliver: Callable[[Notification], None], on_ready: Callable[[], None]
-    ) -> None:
+    def __init__(self, channel: bytes, deliver: Callable[[Notification], None], on_ready: Callable[[], None]) -> None:
         self.channel = channel
         self.deliver = deliver
         self.on_ready = on_ready
@@ -58,9 +56,7 @@ class Listener:
         self._proof_limit: asyncio.TimerHandle | None = None
         self.keeper = Keeper(context, "listen", self)
 
-    def add(
-        self, channel: str, deliver: Callable[[Notification], None], on_ready: Callable[[], None]
-    ) -> Registration:
+    def add(self, channel: str, deliver: Callable[[Notification], None], on_ready: Callable[[], None]) -> Registration:
         """Want a channel. ``on_ready`` is called when it is heard; at once, if it is heard already."""
         registration = Registration(channel.encode(), deliver, on_ready)
         self._wanted.setdefault(registration.channel, []).append(registration)

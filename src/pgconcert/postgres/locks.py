@@ -1,65 +1,37 @@
 """Locks as PostgreSQL does them: session-level advisory locks, many to a link, arbitrated in the process first.
 
-The locker gives every active key its owner (``keyowner.py``) on a shard (``lockshard.py``) and does what concerns all of
-them: the budget, waking other processes and being woken, the re-check, reports about long waits.
-
-Waking. A releaser's statement tells whether other sessions are interested; if so the key is published on one of 256
-wake channels (by hash) *after* the unlock, on another link, so that an unlock cannot fail for reasons of signalling.
-Waiters listen to the channel before they mark their interest. Whatever is lost on this way, a jittered re-check (0.75 s
-+- 25 %, one statement for all waited keys of a shard) finds. A process that has released a wanted key rests until the
-wake-up is confirmed and two round trips (at least 1 ms) have passed: without this it would always win against those
-who have yet to be woken. Waiters whose wake-ups were in vain three times in a row wait a random moment, longer the more
-there seem to be of them.
+The locker gives every active key its owner (``keyowner.py``) on a shard (``lockshard.py``), keeps the budget, and
+closes. What concerns waiting stands in ``waiting.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from time import monotonic as _now
 from typing import Final
 
 from ..backend import Claim, Describer, Holder
 from ..errors import ConfigurationError, CoordinatorClosed, LockBudgetExceeded, PgconcertError
-from ..events import HoldBroken, HoldDropped, LockAcquired, LockReleased, ReleaseRefused, StillWaiting, WakeFailed
+from ..events import HoldBroken, HoldDropped, LockAcquired, ReleaseRefused
 from ..hold import Grant, Waiter
 from ..keys import LockKey
 from .keeper import Context
 from .keyowner import KeyOwner
-from .link import Link, Notification, Rows
-from .listener import Listener, Registration
-from .lockshard import SHARD_SIZE, LockShard, signed
+from .link import Link, Rows
+from .listener import Listener
+from .lockshard import SHARD_SIZE, LockShard
+from .locktable import halves
 from .messages import Publisher
 from .probe import Proof
-from .statements import ALL_LOCKS, HOLDER, LOCKS_ON_SERVER
-from .waitgraph import LockRow, find_cycle, process_name
+from .statements import HOLDER, LOCKS_ON_SERVER
+from .waiting import Waiting
 
 __all__ = ["PostgresLocker"]
 
-_RECHECK: Final = 0.75
-_STILL_WAITING: Final = 10.0
-_PATIENCE_FOR_LISTEN: Final = 1.0
-_REST: Final = 0.001
-_REST_MOST: Final = 0.1
-_VAIN: Final = 3
-_VAIN_STEP: Final = 0.00025
-_VAIN_MOST: Final = 0.05
 _LINGER: Final = 10.0
 _FAREWELL: Final = 1.0
 _SERVER_SHARE: Final = 0.75
 _OUR_SHARE: Final = 0.5
-
-
-class _Bucket:
-    """A wake channel that is listened to, and the owners it serves."""
-
-    __slots__ = ("owners", "patience", "registration", "unheard")
-
-    def __init__(self) -> None:
-        self.owners: set[KeyOwner] = set()
-        self.registration: Registration | None = None
-        self.patience: asyncio.TimerHandle | None = None
-        self.unheard = False
 
 
 class PostgresLocker:
@@ -69,18 +41,15 @@ class PostgresLocker:
         self.context = context
         self._loop = context.loop
         self._events = context.events
-        self._listener = listener
-        self._publisher = publisher
         self._wanted_budget = max_locks
         self._owners: dict[int, KeyOwner] = {}
-        self._buckets: dict[int, _Bucket] = {}
-        self._watching: dict[KeyOwner, float] = {}
-        self._recheck: asyncio.TimerHandle | None = None
         self._server_room: int | None = None
         self._closed = False
         self._all_gone: asyncio.Future[None] | None = None
         self.budget = max_locks
-        self.shards = [LockShard(self)]
+        self.shards: list[LockShard] = []
+        self.waiting = Waiting(context, listener, publisher, self._owners, self.shards)
+        self.shards.append(LockShard(self))
 
     # the port
 
@@ -135,8 +104,7 @@ class PostgresLocker:
             else:
                 waiter.set_result(_holder(rows[0]))
 
-        unsigned = key.value & 0xFFFFFFFFFFFFFFFF
-        link.send(HOLDER, (b"%d" % (unsigned >> 32), b"%d" % (unsigned & 0xFFFFFFFF)), answered)
+        link.send(HOLDER, halves(key.value), answered)
 
     @property
     def held(self) -> int:
@@ -149,7 +117,7 @@ class PostgresLocker:
         return sum(bool(owner.queue) for owner in [*self._owners.values()])
 
     async def close(self) -> None:
-        """Give everything back: who waits is told, who holds has lost, and the server has freed it when this returns."""
+        """Give everything back: who waits is told, who holds has lost, and the server has freed it at the end."""
         self._closed = True
         for owner in [*self._owners.values()]:
             owner.fail(CoordinatorClosed("the coordinator was closed while this lock was waited for"))
@@ -163,11 +131,7 @@ class PostgresLocker:
         if self._owners and any(shard.up for shard in self.shards):
             self._all_gone = self._loop.create_future()
             await asyncio.wait([self._all_gone], timeout=_FAREWELL)
-        for bucket in [*self._buckets.values()]:
-            self._close_bucket(bucket)
-        self._buckets.clear()
-        if self._recheck is not None:
-            self._recheck.cancel()
+        self.waiting.close()
         for shard in self.shards:
             await shard.keeper.close()
 
@@ -189,10 +153,7 @@ class PostgresLocker:
             return
         del shard.owners[owner.value]
         del self._owners[owner.value]
-        if owner.watching:
-            self.unwatch(owner)
-        elif self._watching:
-            self._watching.pop(owner, None)
+        self.waiting.unwatch(owner)
         if not shard.owners:
             if shard is not self.shards[0]:
                 self._loop.call_later(_LINGER, self._close_if_empty, shard)
@@ -246,135 +207,6 @@ class PostgresLocker:
         if not shard.owners:
             shard.keeper.unwant()
 
-    # waking and being woken
-
-    def wake_others(self, owner: KeyOwner) -> None:
-        """Publish that a key is free, and let its owner rest until the others have had their chance."""
-        if self._events.wants(LockReleased):
-            self._events.emit(LockReleased(key=owner.value, wanted=True))
-
-        limit = self._loop.call_later(_REST_MOST, owner.rested)
-
-        def told(error: Exception | None) -> None:
-            if error is not None:
-                self._events.emit(WakeFailed(keys=1, error=str(error)))
-            limit.cancel()
-            pause = max(_REST, 2 * (owner.shard.keeper.round_trip or 0.0))
-            self._loop.call_later(min(pause, _REST_MOST), owner.rested)
-
-        self._publisher.publish(_channel(_bucket_of(owner)), str(owner.value), told)
-
-    def can_mark(self, owner: KeyOwner) -> bool:
-        """Whether the wake channel of a key is heard. If not yet, its owner is stepped when it is, or is given up."""
-        number = _bucket_of(owner)
-        bucket = self._buckets.get(number)
-        if bucket is None:
-            bucket = self._buckets[number] = _Bucket()
-        if not owner.watching:
-            owner.watching = True
-            bucket.owners.add(owner)
-            self.watch(owner)
-        if bucket.registration is None:
-            bucket.patience = self._loop.call_later(_PATIENCE_FOR_LISTEN, self._give_up_listening, bucket)
-            opened = bucket
-            bucket.registration = self._listener.add(
-                _channel(number), self._woken, lambda: self._heard(opened)
-            )
-        return bucket.registration.ready or bucket.unheard
-
-    def watch(self, owner: KeyOwner) -> None:
-        """Somebody waits for this key: look again from time to time, and report long waits."""
-        self._watching.setdefault(owner, _STILL_WAITING)
-        if self._recheck is None:
-            self._schedule_recheck()
-
-    def unwatch(self, owner: KeyOwner) -> None:
-        """An owner needs to be woken no longer."""
-        if not owner.watching:
-            return
-        owner.watching = False
-        self._watching.pop(owner, None)
-        number = _bucket_of(owner)
-        bucket = self._buckets[number]
-        bucket.owners.discard(owner)
-        if not bucket.owners:
-            del self._buckets[number]
-            self._close_bucket(bucket)
-
-    def _close_bucket(self, bucket: _Bucket) -> None:
-        if bucket.patience is not None:
-            bucket.patience.cancel()
-        if bucket.registration is not None:
-            self._listener.remove(bucket.registration)
-
-    def _heard(self, bucket: _Bucket) -> None:
-        """Called when the channel begins to be heard; again after every reconnect, when wake-ups may have been missed."""
-        bucket.unheard = False
-        if bucket.patience is not None:
-            bucket.patience.cancel()
-        # the registration may be ready before ``add`` has returned it
-        self._loop.call_soon(lambda: [owner.wake() for owner in tuple(bucket.owners)])
-
-    def _give_up_listening(self, bucket: _Bucket) -> None:
-        bucket.unheard = True
-        for owner in tuple(bucket.owners):
-            owner.step()
-
-    def _woken(self, notification: Notification) -> None:
-        try:
-            owner = self._owners.get(int(notification.payload))
-        except ValueError:
-            return
-        if owner is None or owner.held or not owner.queue:
-            return
-        owner.vain += 1
-        if owner.vain <= _VAIN:
-            owner.wake()
-        else:
-            pause = random.random() * min(_VAIN_MOST, _VAIN_STEP * owner.vain)
-            self._loop.call_later(pause, owner.wake)
-
-    # the re-check
-
-    def _schedule_recheck(self) -> None:
-        self._recheck = self._loop.call_later(_RECHECK * random.uniform(0.75, 1.25), self._look_again)
-
-    def _look_again(self) -> None:
-        if not self._watching:
-            self._recheck = None
-            return
-        self._schedule_recheck()
-        for shard in self.shards:
-            if shard.up:
-                shard.recheck([owner for owner in self._watching if owner.shard is shard])
-        now = _now()
-        for owner, limit in [*self._watching.items()]:
-            if owner.queue and not owner.held and now - owner.queue[0].since >= limit:
-                self._watching[owner] = limit + _STILL_WAITING
-                self._report_waiting(owner, owner.queue[0], now - owner.queue[0].since)
-
-    def _report_waiting(self, owner: KeyOwner, claim: Claim, waited: float) -> None:
-        link = owner.shard.keeper.link
-        if link is None:
-            self._events.emit(StillWaiting(key=claim.name, waited=waited, holder="nobody known: no connection"))
-            return
-        me = process_name(self.context.application_name("lock", None), link.pid)
-
-        def answered(rows: Rows, error: Exception | None) -> None:
-            known = [_lock_row(row) for row in rows]
-            holders = [row for row in known if row.key == owner.value]
-            mine = next((process_name(row.application, row.pid) for row in known if row.pid == link.pid), me)
-            self._events.emit(
-                StillWaiting(
-                    key=claim.name,
-                    waited=waited,
-                    holder=str(_named(holders[0])) if holders else None,
-                    cycle=find_cycle(known, mine),
-                )
-            )
-
-        link.send(ALL_LOCKS, (), answered)
-
     # the budget
 
     def _over_budget(self, budget: int) -> LockBudgetExceeded:
@@ -418,26 +250,6 @@ class PostgresLocker:
         return next((shard.keeper.link for shard in self.shards if shard.keeper.link is not None), None)
 
 
-def _bucket_of(owner: KeyOwner) -> int:
-    return int(owner.marks()[1]) & 0xFF
-
-
-def _channel(bucket: int) -> str:
-    return f"pgconcert:wake1:{bucket:02x}"
-
-
 def _holder(row: tuple[bytes | None, ...]) -> Holder:
     application = (row[1] or b"").decode(errors="replace")
     return Holder(int(row[0] or 0), application.removesuffix(" pgconcert-lock"))
-
-
-def _named(row: LockRow) -> Holder:
-    return Holder(row.pid, row.application.removesuffix(" pgconcert-lock"))
-
-
-def _lock_row(row: tuple[bytes | None, ...]) -> LockRow:
-    high, low, kind, pid = (int(value or 0) for value in row[:4])
-    application = (row[4] or b"").decode(errors="replace")
-    if kind == 1:
-        return LockRow(signed((high << 32) | low, 64), None, pid, application)
-    return LockRow(None, (signed(high, 32), signed(low, 32)), pid, application)

@@ -18,6 +18,7 @@ from .groupcommit import Group, Turns, Verb
 from .keeper import Keeper
 from .keyowner import KeyOwner
 from .link import Link, Notification, Rows
+from .locktable import read_row
 from .probe import Proof
 from .statements import (
     HELD_BY_US,
@@ -34,7 +35,7 @@ from .statements import (
 if TYPE_CHECKING:
     from .locks import PostgresLocker
 
-__all__ = ["SHARD_SIZE", "LockShard", "signed"]
+__all__ = ["SHARD_SIZE", "LockShard"]
 
 SHARD_SIZE: Final = 1000
 """How many active keys one link carries."""
@@ -95,16 +96,16 @@ class LockShard:
             fit=_fit,
         )
         self.keeper = Keeper(self._context, "lock", self)
-        # what owners ask of us and what the locker does are the same things
-        self._tries: Group[KeyOwner]
+        # what owners ask of us is done by the locker and its room for waiting
         self.retire = locker.retire
-        self.can_mark = locker.can_mark
-        self.watch = locker.watch
-        self.unwatch = locker.unwatch
-        self.wake_others = locker.wake_others
         self.not_ours = locker.not_ours
         self.granted = locker.granted
         self.hold_lost = locker.hold_lost
+        self.can_mark = locker.waiting.can_mark
+        self.watch = locker.waiting.watch
+        self.unwatch = locker.waiting.unwatch
+        self.wake_others = locker.waiting.wake_others
+        self._tries: Group[KeyOwner]
         self.try_: Callable[[KeyOwner], None]
         self.mark: Callable[[KeyOwner], None]
         self.unlock: Callable[[KeyOwner], None]
@@ -158,7 +159,9 @@ class LockShard:
             if failure is not None:
                 link.close(f"{verb} failed ({error}), and what is held could not be read: {failure}")
                 return
-            keys, pairs = _read_locks(rows)
+            known = [read_row(row) for row in rows]
+            keys = {row.key for row in known}
+            pairs = {row.pair for row in known}
             told = _told(error)
             self._context.events.emit(
                 BatchReconciled(
@@ -207,23 +210,6 @@ def _told(error: Exception) -> Exception | None:
             state,
         )
     return error
-
-
-def _read_locks(rows: Rows) -> tuple[set[int], set[tuple[int, int]]]:
-    keys: set[int] = set()
-    pairs: set[tuple[int, int]] = set()
-    for high, low, kind in rows:
-        first, second = int(high or 0), int(low or 0)
-        if kind == b"1":
-            keys.add(signed((first << 32) | second, 64))
-        else:
-            pairs.add((signed(first, 32), signed(second, 32)))
-    return keys, pairs
-
-
-def signed(value: int, bits: int) -> int:
-    """Read an unsigned number of ``bits`` bits as signed."""
-    return value - (1 << bits) if value >> (bits - 1) else value
 
 
 def _fit(queue: Sequence[KeyOwner]) -> int:

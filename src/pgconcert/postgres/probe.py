@@ -97,9 +97,7 @@ async def _pid(link: Link) -> int:
 
 async def apply_settings(link: Link, wanted: Mapping[str, str]) -> dict[str, str]:
     """Give a session of our own its settings, in one round trip. Returns what was refused, with the server's words."""
-    asked = {
-        name: link.execute(SET, (name.encode(), value.encode())) for name, value in wanted.items()
-    }
+    asked = {name: link.execute(SET, (name.encode(), value.encode())) for name, value in wanted.items()}
     refused: dict[str, str] = {}
     for name, answer in asked.items():
         try:

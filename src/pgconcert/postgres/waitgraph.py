@@ -10,20 +10,11 @@ from outside, hence a cycle is reported and never acted upon.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from ..keys import interest_pair
+from .locktable import LockRow
 
-__all__ = ["LockRow", "find_cycle", "process_name"]
-
-
-class LockRow(NamedTuple):
-    """One granted advisory lock: a key (``pair`` is None) or a pair."""
-
-    key: int | None
-    pair: tuple[int, int] | None
-    pid: int
-    application: str
+__all__ = ["find_cycle", "process_name"]
 
 
 def process_name(application: str, pid: int) -> str:

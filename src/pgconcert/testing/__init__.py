@@ -1,0 +1,28 @@
+"""Tools for testing code that talks to PostgreSQL, usable by pgconcert's own tests and by anybody else's.
+
+Here live names only: what is public in `pgconcert.testing`. Nothing in `pgconcert` imports this package.
+"""
+
+from pgconcert.testing.leaks import (
+    AdvisoryLock,
+    ServerSession,
+    Snapshot,
+    advisory_locks,
+    eventually,
+    eventually_async,
+    sessions,
+)
+from pgconcert.testing.proxy import FaultProxy
+from pgconcert.testing.urls import rewrite
+
+__all__ = [
+    "AdvisoryLock",
+    "FaultProxy",
+    "ServerSession",
+    "Snapshot",
+    "advisory_locks",
+    "eventually",
+    "eventually_async",
+    "rewrite",
+    "sessions",
+]
