@@ -27,7 +27,7 @@ DONE: Final = 2
 class Claim(Grant):
     """One attempt to get one lock: the message, and after it is granted the engine's side of the hold."""
 
-    __slots__ = ("key", "since", "state", "wait", "waiter")
+    __slots__ = ("key", "since", "state", "task", "wait", "waiter")
 
     def __init__(self, key: LockKey, waiter: Waiter, *, wait: bool) -> None:
         self.name = key.name
@@ -39,6 +39,8 @@ class Claim(Grant):
         self.wait = wait
         self.since = time.monotonic()
         self.state = WAITING
+        self.task: object = None
+        """The task that has it, for those who look for deadlocks in the process."""
 
     def fail(self, error: Exception) -> None:
         """End a waiting claim with an error."""

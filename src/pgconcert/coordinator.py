@@ -86,6 +86,7 @@ class AsyncCoordinator:
         self._forks = 0
         self._state: Literal["new", "opening", "open", "closed"] = "new"
         self._by_key: dict[int, Hold] = {}
+        self._closing: asyncio.Task[None] | None = None
 
     @staticmethod
     def _check(engine: str, network_timeout: float, connect_timeout: float, max_locks: int | None) -> None:
@@ -114,12 +115,12 @@ class AsyncCoordinator:
 
     async def close(self) -> None:
         """Release everything, lose what is still held, and close the links. Idempotent, in any state."""
-        if self._state != "open":
-            self._state = "closed"
-            return
+        if self._state == "open" and self._forks == _forks:
+            # a task of its own: a caller that is cancelled leaves, and the closing goes on
+            self._closing = asyncio.get_running_loop().create_task(self._backend.close(), name="pgconcert closing")
         self._state = "closed"
-        if self._forks == _forks:
-            await self._backend.close()
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -14,7 +14,7 @@ from typing import Final
 
 from .backend import Claim, Holder, Locker
 from .errors import AcquireTimeout, ConfigurationError, WouldDeadlock
-from .hold import Hold, OnLost
+from .hold import Grant, Hold, OnLost, Waiter
 from .keys import LockKey
 
 __all__ = ["AsyncLock", "LockRegister"]
@@ -23,15 +23,22 @@ _ASK_HOLDER: Final = 0.25
 
 
 class LockRegister:
-    """What the locks of one coordinator share: the port, and which task holds what."""
+    """What the locks of one coordinator share: the port, and which task holds what (the one that acquired it)."""
 
-    __slots__ = ("holders", "locker", "loop", "state")
+    __slots__ = ("held", "locker", "loop", "state")
 
     def __init__(self, locker: Locker, loop: asyncio.AbstractEventLoop, state: Callable[[], str]) -> None:
         self.locker = locker
         self.loop = loop
         self.state = state
-        self.holders: dict[int, asyncio.Task[object]] = {}
+        self.held: dict[int, Claim] = {}
+
+    def release(self, claim: Grant, waiter: Waiter | None) -> None:
+        """Release a claim, and forget which task had it."""
+        assert isinstance(claim, Claim)
+        if self.held.get(claim.key.value) is claim:
+            del self.held[claim.key.value]
+        self.locker.release(claim, waiter)
 
 
 class AsyncLock:
@@ -87,16 +94,17 @@ class AsyncLock:
     async def _acquire(self, timeout: float | None) -> Hold:
         register = self._register
         loop = register.loop
-        holder = register.holders.get(self._key.value)
-        if holder is not None and holder is asyncio.current_task(loop):
+        task = asyncio.current_task(loop)
+        held = register.held.get(self._key.value)
+        if held is not None and held.task is task and not held.over and held.reason is None:
             raise WouldDeadlock(
                 f"this task holds {self._key.name!r} already and would wait for itself for ever; locks are not "
                 "re-entrant: pass the hold on, or use try_acquire()"
             )
         future: asyncio.Future[bool] = loop.create_future()
-        claim = Claim(self._key, future, wait=True)
+        claim = Claim(self._key, future, wait=timeout != 0)
         register.locker.acquire(claim)
-        timer = None if timeout is None else loop.call_later(timeout, _expire, future)
+        timer = loop.call_later(timeout, _expire, future) if timeout else None
         try:
             granted = await future
         except BaseException:
@@ -113,7 +121,9 @@ class AsyncLock:
 
     def _hold(self, claim: Claim) -> Hold:
         register = self._register
-        hold = Hold(claim, register.loop, register.locker.release, register.locker.drop, self._on_lost)
+        claim.task = asyncio.current_task(register.loop)
+        register.held[self._key.value] = claim
+        hold = Hold(claim, register.loop, register.release, register.locker.drop, self._on_lost)
         if claim.reason is not None:
             hold.check()
         return hold
@@ -142,7 +152,6 @@ class AsyncLock:
             raise WouldDeadlock(f"this task has entered this lock of {self.key!r} already; locks are not re-entrant")
         hold = await self._acquire(self._timeout)
         entered[task] = hold
-        self._register.holders[self._key.value] = task
         hold.enter(task)
         return hold
 
@@ -159,7 +168,6 @@ class AsyncLock:
             if task is None or task not in entered:
                 raise RuntimeError(f"the lock of {self.key!r} was not entered by this task")
             hold = entered.pop(task)
-        self._register.holders.pop(self._key.value, None)
         await hold.__aexit__(kind, error, traceback)
 
     def __repr__(self) -> str:

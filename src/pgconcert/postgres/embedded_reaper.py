@@ -83,7 +83,11 @@ def try_lock(fd: int, operation: int) -> bool:
 
 def server_lives(home: Path) -> bool:
     """Whether any process of the server lives. Under the gate, because asking takes the lock for a moment."""
-    fd = open_lock(home, SERVER)
+    try:
+        # Not created here: who is asking may be a reaper whose folder is just being deleted.
+        fd = os.open(home / SERVER, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
     try:
         if not try_lock(fd, fcntl.LOCK_EX):
             return True
@@ -184,9 +188,18 @@ def _reap(home: Path, reaper_fd: int) -> None:
             break
         fcntl.flock(gate, fcntl.LOCK_UN)
     try:
-        stop_server(home)
+        if _stands(home, gate):
+            stop_server(home)
     finally:
         os.close(reaper_fd)
+
+
+def _stands(home: Path, gate: int) -> bool:
+    """Whether the gate is still this path's: the folder may have been deleted, and another made in its place."""
+    try:
+        return os.path.samestat(os.fstat(gate), (home / GATE).stat())
+    except FileNotFoundError:
+        return False
 
 
 def _become_owner(home: Path) -> None:

@@ -224,7 +224,13 @@ class Keeper:
             up_since = loop.time()
             self._lost = loop.create_future()
             self._up(link, proof)
-            await self._lost
+            try:
+                await self._lost
+            except asyncio.CancelledError:
+                # the event loop is ending, and nobody has closed us
+                if self.link is not None:
+                    self._end("the event loop ended")
+                raise
             down_since = loop.time()
             if down_since - up_since > _STABLE:
                 delay = _FIRST_DELAY

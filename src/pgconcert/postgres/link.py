@@ -28,9 +28,9 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
-from psycopg import OperationalError, pq
+from psycopg import NotSupportedError, OperationalError, pq
 
-from ..errors import LinkLost, StatementFailed, Unavailable
+from ..errors import ConfigurationError, LinkLost, StatementFailed, Unavailable
 
 __all__ = ["Link", "Notification", "Reply", "Rows", "Statement", "statement"]
 
@@ -123,6 +123,11 @@ class Link:
                     return cls(connection, loop)
                 await _socket_ready(loop, connection.socket, polled == pq.PollingStatus.READING)
                 polled = connection.connect_poll()
+        except NotSupportedError as error:
+            connection.finish()
+            raise ConfigurationError(
+                f"the installed libpq cannot do what a link needs: {error}; install pgconcert[binary] or libpq 14+"
+            ) from None
         except BaseException:
             connection.finish()
             raise

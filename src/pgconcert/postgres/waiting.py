@@ -2,11 +2,11 @@
 
 A releaser's statement tells whether other sessions are interested; if so the key is published on one of 256 wake
 channels (by hash) *after* the unlock, on another link, so that an unlock cannot fail for reasons of signalling.
-Waiters listen to the channel before they mark their interest. Whatever is lost on this way, a jittered re-check
-(0.75 s +- 25 %, one statement for all waited keys of a link) finds. A process that
-has released a wanted key rests until the wake-up is confirmed and two round trips (at least 1 ms) have passed: without
-this it would always win against those who have yet to be woken. Waiters whose wake-ups were in vain three times in a row wait a random moment, longer the more there seem
-to be of them.
+Waiters listen to the channel before they mark their interest. Whatever is lost on this way, a jittered re-check (0.75
+s +- 25 %, one statement for all waited keys of a link) finds. A process that has released a wanted key rests until
+the wake-up is confirmed and two round trips (at least 1 ms) have passed: without this it would always win against
+those who have yet to be woken. Waiters whose wake-ups were in vain three times in a row wait a random moment, longer
+the more there seem to be of them.
 
 If the channel cannot be heard within a second, the waiter marks its interest all the same and lives by the re-check.
 """

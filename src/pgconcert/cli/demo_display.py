@@ -1,0 +1,258 @@
+"""How a demo looks: a live picture on a terminal, plain lines elsewhere, the same table at the end of both.
+
+The picture is one lane for each worker, the newest moment on the right. A cell is lit if the worker held the lock at
+that instant (the instants lie on a fixed grid, so that cells move and never flicker): two lit cells in one column would
+be two holders at one time. Everything shown is computed from the records alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from .demo_director import Mood, Picture
+from .demo_history import History, Interval, Kind, find_overlaps, read_history, tally
+
+__all__ = ["LiveView", "PlainView", "console_for", "summary"]
+
+_CELL: Final = 50_000_000
+_FRAME: Final = 0.08
+_STATUS: Final = 1.0
+_LINES: Final = 7
+_BESIDE_LANE: Final = 44
+_STYLES: Final[dict[Mood, str]] = {"plain": "dim", "killed": "bold red", "cut": "yellow", "good": "green"}
+
+
+class _Signs(NamedTuple):
+    held: str
+    waits: str
+    killed: str
+    cut: str
+    holder: str
+    marks: dict[Mood, str]
+
+
+_DRAWN: Final = _Signs("█", "─", "✖", "◆", "▶", {"plain": "·", "killed": "✖", "cut": "◆", "good": "●"})
+_TYPED: Final = _Signs("#", "-", "X", "!", ">", {"plain": ".", "killed": "X", "cut": "!", "good": "+"})
+
+
+def console_for(*, plain: bool) -> Console:
+    """The console of standard output. Plain: no colours, no cursor movements, no line broken."""
+    if plain:
+        return Console(file=sys.stdout, force_terminal=False, no_color=True, highlight=False, soft_wrap=True)
+    return Console(file=sys.stdout, highlight=False)
+
+
+def _signs(console: Console) -> _Signs:
+    return _DRAWN if console.encoding.startswith("utf") else _TYPED
+
+
+def _seconds(nanoseconds: float) -> str:
+    return f"{nanoseconds / 1e9:.2f} s"
+
+
+class PlainView:
+    """One line for each event, and one each second."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next = _STATUS
+        self._begun = 0
+
+    def tell(self, at: int, mood: Mood, text: str) -> None:
+        self._begun = self._begun or at
+        self._console.print(f"{(at - self._begun) / 1e9:6.2f} s  {text}", markup=False)
+
+    def show(self, picture: Picture) -> None:
+        now = time.monotonic_ns()
+        elapsed = picture.since_begun(now)
+        if elapsed < self._next:
+            return
+        self._next = elapsed - elapsed % _STATUS + _STATUS
+        turns = ", ".join(str(tally(picture.records, n).turns) for n in range(1, picture.plan.processes + 1))
+        holder = f"worker-{picture.inside.worker} holds the lock" if picture.inside else "nobody holds the lock"
+        self._console.print(f"{elapsed:6.2f} s  {holder}; turns so far: {turns}", markup=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+
+class LiveView:
+    """The moving picture. Use it as ``with``; the last one stays on the screen."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._signs = _signs(console)
+        self._told: deque[tuple[int, Mood, str]] = deque(maxlen=_LINES)
+        self._live = Live(console=console, auto_refresh=False)
+        self._drawn = 0.0
+
+    def tell(self, at: int, mood: Mood, text: str) -> None:
+        self._told.append((at, mood, text))
+
+    def show(self, picture: Picture) -> None:
+        if time.monotonic() - self._drawn >= _FRAME:
+            self._live.update(self.picture(picture, time.monotonic_ns()), refresh=True)
+            self._drawn = time.monotonic()
+
+    def picture(self, picture: Picture, now: int) -> RenderableType:
+        """One frame."""
+        if not picture.begun:
+            ready = sum(record.kind is Kind.READY for record in picture.records)
+            return Text(f"starting processes: {ready} of {picture.plan.processes}", style="dim")
+        elapsed = picture.since_begun(now)
+        clock = f"{elapsed:4.1f} of {picture.plan.seconds:g} s"
+        body = Group(self._headline(picture), Text(), self._lanes(picture, now), Text(), self._events(picture))
+        return Panel(
+            body,
+            title="[bold]pgconcert demo[/]",
+            title_align="left",
+            subtitle=clock,
+            subtitle_align="right",
+            box=box.ROUNDED,
+            border_style="dim",
+            padding=(1, 2, 0, 2),
+        )
+
+    def _headline(self, picture: Picture) -> Text:
+        inside = picture.inside
+        if inside is not None:
+            line = Text(f"{self._signs.holder} worker-{inside.worker} holds the lock", style="bold green")
+            line.append(f"   pid {inside.pid}, server process {inside.backend}", style="dim")
+            return line
+        return Text("  the lock is free", style="dim")
+
+    def _lanes(self, picture: Picture, now: int) -> RenderableType:
+        history = read_history(picture.records)
+        cells = max(10, min(100, self._console.width - _BESIDE_LANE))
+        lanes = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+        lanes.add_column()
+        lanes.add_column(f"the last {cells * _CELL / 1e9:.1f} seconds", no_wrap=True)
+        lanes.add_column("turns", justify="right")
+        lanes.add_column("usual wait", justify="right")
+        lanes.add_column("longest", justify="right")
+        for worker in range(1, picture.plan.processes + 1):
+            holds = picture.inside is not None and picture.inside.worker == worker
+            got = tally(picture.records, worker)
+            lanes.add_row(
+                Text(f"worker-{worker}", style="bold green" if holds else ""),
+                self._lane(picture, history, worker, now, cells),
+                str(got.turns),
+                _seconds(got.median_wait),
+                _seconds(got.longest_wait),
+            )
+        return lanes
+
+    def _lane(self, picture: Picture, history: History, worker: int, now: int, cells: int) -> Text:
+        holds = [hold for hold in history.intervals if hold.worker == worker]
+        marks = {
+            fault.at // _CELL: (self._signs.killed, "bold red")
+            if fault.kind is Kind.KILLED
+            else (self._signs.cut, "bold yellow")
+            for fault in history.faults
+            if fault.worker == worker
+        }
+        away = _absences(picture, worker)
+        lane = Text()
+        last = now // _CELL
+        for cell in range(last - cells + 1, last + 1):
+            instant = cell * _CELL
+            if cell in marks:
+                lane.append(*marks[cell])
+            elif any(_covers(hold, instant) for hold in holds):
+                lane.append(self._signs.held, "bold green" if last - cell < 3 else "green")
+            elif instant < picture.begun or any(start <= instant < end for start, end in away):
+                lane.append(" ")
+            else:
+                lane.append(self._signs.waits, "bright_black")
+        return lane
+
+    def _events(self, picture: Picture) -> Text:
+        lines = Text(no_wrap=True, overflow="ellipsis")
+        for at, mood, text in self._told:
+            lines.append(f"{picture.since_begun(at):6.2f} s  ", style="dim")
+            lines.append(f"{self._signs.marks[mood]} {text}\n", style=_STYLES[mood])
+        lines.append("\n" * (_LINES - len(self._told)))
+        lines.rstrip()
+        return lines
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+
+def _covers(hold: Interval, instant: int) -> bool:
+    return hold.start <= instant and (hold.end is None or instant < hold.end)
+
+
+def _absences(picture: Picture, worker: int) -> list[tuple[int, int]]:
+    """From each kill of a worker until its next process is ready."""
+    ready = [record.at for record in picture.records if record.worker == worker and record.kind is Kind.READY]
+    killed = [record.at for record in picture.records if record.worker == worker and record.kind is Kind.KILLED]
+    return [(at, min((back for back in ready if back > at), default=sys.maxsize)) for at in killed]
+
+
+def summary(console: Console, picture: Picture, wrong: Sequence[str]) -> None:
+    """The result: who got what, how long every take-over took, and the verdict."""
+    history = read_history(picture.records)
+    plain = not console.is_terminal
+    table = Table(box=box.ASCII if plain else box.SIMPLE_HEAD, header_style="bold", show_footer=True)
+    turns = len(history.intervals)
+    table.add_column("", "total")
+    table.add_column("acquisitions", str(turns), justify="right")
+    waits = sorted(record.waited for record in picture.records if record.kind is Kind.ENTERED)
+    table.add_column("median wait", _seconds(waits[len(waits) // 2]) if waits else "", justify="right")
+    table.add_column("longest wait", _seconds(waits[-1]) if waits else "", justify="right")
+    killed = sum(fault.kind is Kind.KILLED for fault in history.faults)
+    table.add_column("killed", str(killed), justify="right")
+    for worker in range(1, picture.plan.processes + 1):
+        got = tally(picture.records, worker)
+        table.add_row(
+            f"worker-{worker}",
+            str(got.turns),
+            _seconds(got.median_wait),
+            _seconds(got.longest_wait),
+            str(got.killed) if got.killed else "-",
+        )
+    console.print(table)
+    for what, kind in (("SIGKILL", Kind.KILLED), ("cut connection", Kind.CUT)):
+        times = [f.takeover / 1e6 for f in history.faults if f.kind is kind and f.takeover is not None]
+        if times:
+            console.print(f"  take-over after {what}: " + ", ".join(f"{took:.0f} ms" for took in times))
+    overlaps = find_overlaps(history.intervals)
+    excused = [overlap for overlap in overlaps if overlap.excused]
+    for overlap in excused:
+        console.print(
+            f"  worker-{overlap.second.worker} entered before worker-{overlap.first.worker} had learnt of its cut "
+            "connection (this is not promised away)",
+            style="yellow",
+        )
+    console.print(f"  overlaps: {len(overlaps) - len(excused)}\n")
+    if wrong:
+        console.print("FAILED", style="bold red")
+        for line in wrong:
+            console.print(f"  {line}", style="red", markup=False)
+        return
+    mark = f"{_signs(console).marks['good']} " if not plain else ""
+    console.print(f"{mark}{turns} holds, never two at one time; every take-over succeeded.", style="bold green")

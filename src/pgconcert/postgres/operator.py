@@ -1,0 +1,67 @@
+"""What an operator does to the sessions of others. For the command line and for tests of faults; no primitive uses it.
+
+A plain blocking connection of its own, because whoever uses this looks at coordinators from outside.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+from ..conninfo import parse
+from ..errors import StatementFailed, Unavailable
+
+__all__ = ["Operator"]
+
+
+class Operator:
+    """One connection, and what may be asked on it. Use it as ``with``, from one thread.
+
+    :param url: a connection string, as for ``AsyncCoordinator``, but not ``embedded://``.
+    :param timeout: seconds for the attempt to connect, unless the address says otherwise; at least 2.
+
+    Raises ``ConfigurationError`` for an address that cannot be read, ``Unavailable`` when nobody answers.
+    """
+
+    def __init__(self, url: str, *, name: str = "pgconcert operator", timeout: int = 10) -> None:
+        parameters: dict[str, Any] = {"application_name": name, "connect_timeout": timeout, **parse(url)}
+        try:
+            self._connection = psycopg.connect(**parameters, autocommit=True)
+        except psycopg.Error as error:
+            raise Unavailable(f"the server cannot be reached: {str(error).strip()}") from error
+
+    @property
+    def server(self) -> str:
+        """Where it is and what it is, for people; never a password."""
+        info = self._connection.info
+        place = f"{info.host}:{info.port}" if not info.host.startswith("/") else info.host
+        major, minor = divmod(info.server_version, 10000)
+        return f"PostgreSQL {major}.{minor} at {place}, database {info.dbname}"
+
+    def end_session(self, pid: int) -> bool:
+        """End the session of a server process, as ``pg_terminate_backend`` does. False if there is none.
+
+        Returns at once; the session's locks are free when the server has come round to it. Raises ``StatementFailed``
+        (it belongs to a more powerful user, say) or ``Unavailable``.
+        """
+        try:
+            row = self._connection.execute("select pg_catalog.pg_terminate_backend(%s)", (pid,)).fetchone()
+        except psycopg.OperationalError as error:
+            raise Unavailable(f"the connection to the server is gone: {str(error).strip()}") from error
+        except psycopg.Error as error:
+            raise StatementFailed(f"session {pid} cannot be ended: {error}", error.sqlstate or "") from error
+        return row is not None and bool(row[0])
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
