@@ -44,7 +44,8 @@ def _signals_raise_once() -> Iterator[None]:
             signal.signal(other, signal.SIG_IGN)
         raise _Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in _ENDING}
+    # What is ignored already (nohup, a job in the background) stays ignored.
+    before = {number: signal.signal(number, stop) for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:
@@ -116,7 +117,8 @@ def _run(console: Console, url: str, plan: Plan) -> list[str]:
         stage = stack.enter_context(
             Stage(url, f"demo:{secrets.token_hex(4)}", _SHORTEST_HOLD * plan.longest_hold / 0.3, plan.longest_hold)
         )
-        view = stack.enter_context(LiveView(console) if console.is_terminal else PlainView(console))
+        view = LiveView(console) if console.is_terminal else PlainView(console)
+        stack.enter_context(view)
         director = Director(stage, plan, operator.end_session, view)
         records = director.run()
         wrong = judge(records, stage.pids, plan.kills, plan.faults.count(Kind.CUT))

@@ -11,6 +11,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from io import TextIOWrapper
+from itertools import groupby
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -30,7 +32,7 @@ _CELL: Final = 50_000_000
 _FRAME: Final = 0.08
 _STATUS: Final = 1.0
 _LINES: Final = 7
-_BESIDE_LANE: Final = 44
+_BESIDE_LANE: Final = 45
 _STYLES: Final[dict[Mood, str]] = {"plain": "dim", "killed": "bold red", "cut": "yellow", "good": "green"}
 
 
@@ -49,6 +51,8 @@ _TYPED: Final = _Signs("#", "-", "X", "!", ">", {"plain": ".", "killed": "X", "c
 
 def console_for(*, plain: bool) -> Console:
     """The console of standard output. Plain: no colours, no cursor movements, no line broken."""
+    if isinstance(sys.stdout, TextIOWrapper) and not sys.stdout.encoding.lower().startswith("utf"):
+        sys.stdout.reconfigure(errors="replace")  # rich shortens texts with a sign that such a terminal lacks
     if plain:
         return Console(file=sys.stdout, force_terminal=False, no_color=True, highlight=False, soft_wrap=True)
     return Console(file=sys.stdout, highlight=False)
@@ -117,7 +121,9 @@ class LiveView:
             ready = sum(record.kind is Kind.READY for record in picture.records)
             return Text(f"starting processes: {ready} of {picture.plan.processes}", style="dim")
         elapsed = picture.since_begun(now)
-        clock = f"{elapsed:4.1f} of {picture.plan.seconds:g} s"
+        clock = f"{elapsed:.1f} of {picture.plan.seconds:g} s"
+        if elapsed > picture.plan.seconds:
+            clock = f"{elapsed:.1f} s: waiting until everybody has had a turn"
         body = Group(self._headline(picture), Text(), self._lanes(picture, now), Text(), self._events(picture))
         return Panel(
             body,
@@ -145,7 +151,7 @@ class LiveView:
         lanes.add_column()
         lanes.add_column(f"the last {cells * _CELL / 1e9:.1f} seconds", no_wrap=True)
         lanes.add_column("turns", justify="right")
-        lanes.add_column("usual wait", justify="right")
+        lanes.add_column("median wait", justify="right")
         lanes.add_column("longest", justify="right")
         for worker in range(1, picture.plan.processes + 1):
             holds = picture.inside is not None and picture.inside.worker == worker
@@ -169,19 +175,20 @@ class LiveView:
             if fault.worker == worker
         }
         away = _absences(picture, worker)
-        lane = Text()
-        last = now // _CELL
-        for cell in range(last - cells + 1, last + 1):
+        newest = now // _CELL
+
+        def look(cell: int) -> tuple[str, str]:
             instant = cell * _CELL
             if cell in marks:
-                lane.append(*marks[cell])
-            elif any(_covers(hold, instant) for hold in holds):
-                lane.append(self._signs.held, "bold green" if last - cell < 3 else "green")
-            elif instant < picture.begun or any(start <= instant < end for start, end in away):
-                lane.append(" ")
-            else:
-                lane.append(self._signs.waits, "bright_black")
-        return lane
+                return marks[cell]
+            if any(_covers(hold, instant) for hold in holds):
+                return self._signs.held, "green"
+            if instant < picture.begun or any(start <= instant < end for start, end in away):
+                return " ", ""
+            return self._signs.waits, "bright_black"
+
+        looks = map(look, range(newest - cells + 1, newest + 1))
+        return Text.assemble(*((sign * len([*run]), style) for (sign, style), run in groupby(looks)))
 
     def _events(self, picture: Picture) -> Text:
         lines = Text(no_wrap=True, overflow="ellipsis")

@@ -216,9 +216,8 @@ def find_overlaps(intervals: Iterable[Interval], longest_notice: int = LONGEST_N
     active: list[Interval] = []
     for hold in sorted(intervals, key=lambda hold: hold.start):
         active = [earlier for earlier in active if earlier.end is None or earlier.end > hold.start]
-        for earlier in active:
-            if (earlier.worker, earlier.pid) != (hold.worker, hold.pid):
-                found.append(Overlap(earlier, hold, _is_notice(earlier, hold, longest_notice)))
+        others = (earlier for earlier in active if (earlier.worker, earlier.pid) != (hold.worker, hold.pid))
+        found += [Overlap(earlier, hold, _is_notice(earlier, hold, longest_notice)) for earlier in others]
         active.append(hold)
     return found
 

@@ -84,7 +84,8 @@ async def _until_told(orders: Orders) -> None:
 
 def main() -> None:
     """Read the orders and follow them. Exit code 1 and a line on standard error if the server will not have us."""
-    line = sys.stdin.buffer.raw.readline()  # type: ignore[attr-defined]
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as orders:
+        line = orders.readline()
     if not line:
         return
     try:

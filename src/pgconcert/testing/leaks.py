@@ -11,10 +11,10 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, overload
 
 import psycopg
 
@@ -159,16 +159,24 @@ def eventually(predicate: Callable[[], T], limit: float = 10.0, *, what: str | N
     raise AssertionError("unreachable")
 
 
+@overload
 async def eventually_async(
-    predicate: Callable[[], T | Awaitable[T]], limit: float = 10.0, *, what: str | None = None
-) -> T:
+    predicate: Callable[[], Coroutine[Any, Any, T]], limit: float = 10.0, *, what: str | None = None
+) -> T: ...
+
+
+@overload
+async def eventually_async(predicate: Callable[[], T], limit: float = 10.0, *, what: str | None = None) -> T: ...
+
+
+async def eventually_async(predicate: Callable[[], Any], limit: float = 10.0, *, what: str | None = None) -> Any:
     """`eventually` for coroutines: the loop runs between the questions, and the predicate may be a coroutine function.
 
     The predicate itself is not interrupted at the limit.
     """
     for last_chance, pause in _pauses(limit):
         asked = predicate()
-        answer = cast(T, await asked if inspect.isawaitable(asked) else asked)
+        answer = await asked if inspect.isawaitable(asked) else asked
         if answer:
             return answer
         if last_chance:

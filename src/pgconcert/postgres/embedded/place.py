@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pgconcert.errors import ConfigurationError, EmbeddedServerError
-from pgconcert.postgres.embedded_reaper import SOCKET_LINK, open_lock
+from ...errors import ConfigurationError, EmbeddedServerError
+from .reaper import SOCKET_LINK, open_lock
 
 __all__ = ["Account", "Place", "environment", "place", "server_binaries", "socket_folder", "usable_binaries"]
 

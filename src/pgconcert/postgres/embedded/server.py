@@ -1,8 +1,8 @@
 """The embedded PostgreSQL server: started by whoever comes first, shared, stopped when the last one leaves.
 
 Here stands the user's side of the protocol: joining and leaving. Making a cluster and starting its server is
-`embedded_cluster`'s matter, where things lie is `embedded_place`'s; the lock files, and the process that stops the
-server after a SIGKILL, are `embedded_reaper`'s, whose docstring has the theory.
+`cluster`'s matter, where things lie is `place`'s; the lock files, and the process that stops the
+server after a SIGKILL, are `reaper`'s, whose docstring has the theory.
 
 A user comes and goes in four steps, all under the gate: it takes the shared users lock, sees to a reaper, sees to a
 ready server; leaving, it asks for the users lock exclusively, and if that is granted it was the last and stops the
@@ -28,10 +28,10 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from pgconcert.errors import ConfigurationError, EmbeddedServerError
-from pgconcert.postgres import embedded_reaper as shared
-from pgconcert.postgres.embedded_cluster import LIMIT, PASSWORD, start_server, wait_until_ready
-from pgconcert.postgres.embedded_place import Place, environment, place, server_binaries
+from ...errors import ConfigurationError, EmbeddedServerError
+from . import reaper as shared
+from .cluster import LIMIT, PASSWORD, start_server, wait_until_ready
+from .place import Place, environment, place, server_binaries
 
 __all__ = ["EmbeddedServer", "server_binaries"]
 

@@ -1,7 +1,7 @@
 """The cluster of an embedded server and its way from nothing to ready.
 
 Here the data folder is made, a dead server's traces are made harmless, the server is started and waited for. Everything
-is called under the gate (see `embedded_reaper`), so nobody else starts or stops a server of the same home meanwhile.
+is called under the gate (see `reaper`), so nobody else starts or stops a server of the same home meanwhile.
 
 Two rules make a crash at any point harmless. What is half made has another name and is renamed when it is whole. What a
 dead server left behind is believed only as far as PostgreSQL itself checks it: a process number is not, because after a
@@ -19,9 +19,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pgconcert.errors import EmbeddedServerError
-from pgconcert.postgres import embedded_reaper as shared
-from pgconcert.postgres.embedded_place import Place, socket_folder, usable_binaries
+from ...errors import EmbeddedServerError
+from . import reaper as shared
+from .place import Place, socket_folder, usable_binaries
 
 __all__ = ["LIMIT", "PASSWORD", "start_server", "wait_until_ready"]
 
