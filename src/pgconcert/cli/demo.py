@@ -1,18 +1,14 @@
 """``pgconcert demo``: several processes, one lock, the holder killed now and then. Here the parts are put together.
 
 ``demo_worker`` is one process, ``demo_stage`` all of them from outside, ``demo_director`` the course of events,
-``demo_display`` what is seen, ``demo_history`` what is proven. Signals that end a program become one exception, once:
-whatever comes while things are being put away is ignored, so nothing is left half put away.
+``demo_display`` what is seen, ``demo_history`` what is proven.
 """
 
 from __future__ import annotations
 
 import secrets
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from types import FrameType
+from contextlib import ExitStack
 
 import click
 from rich.console import Console
@@ -23,34 +19,9 @@ from .demo_director import Director, Plan
 from .demo_display import LiveView, PlainView, console_for, summary
 from .demo_history import Kind, judge
 from .demo_stage import Stage, WorkerFailed
+from .ending import Ending, Stopped
 
 __all__ = ["command"]
-
-_SHORTEST_HOLD = 0.05
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class _Stopped(BaseException):
-    """Somebody wants the program to end."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-@contextmanager
-def _signals_raise_once() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        for other in _ENDING:
-            signal.signal(other, signal.SIG_IGN)
-        raise _Stopped(number)
-
-    # What is ignored already (nohup, a job in the background) stays ignored.
-    before = {number: signal.signal(number, stop) for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @click.command(
@@ -96,17 +67,17 @@ def command(url: str, processes: int, kills: int, seconds: float) -> None:
     console = console_for(plain=not sys.stdout.isatty() or Console().is_dumb_terminal)
     plan = Plan(processes, seconds, kills)
     try:
-        with _signals_raise_once():
-            wrong = _run(console, url, plan)
-    except _Stopped as stopped:
-        console.print(f"\nstopped by {signal.Signals(stopped.number).name}; nothing is left running", style="yellow")
-        sys.exit(128 + stopped.number)
+        with Ending() as ending:
+            wrong = _run(console, url, plan, ending)
+    except Stopped as stopped:
+        console.print(f"\nstopped by {stopped.name}; nothing is left running", style="yellow")
+        sys.exit(stopped.code)
     except WorkerFailed as failed:
         raise click.ClickException(str(failed)) from failed
     sys.exit(1 if wrong else 0)
 
 
-def _run(console: Console, url: str, plan: Plan) -> list[str]:
+def _run(console: Console, url: str, plan: Plan, ending: Ending) -> list[str]:
     with ExitStack() as stack:
         if url.startswith("embedded:"):
             console.print(f"starting PostgreSQL for {url} (the first time takes some seconds)", markup=False)
@@ -114,11 +85,11 @@ def _run(console: Console, url: str, plan: Plan) -> list[str]:
             url = server.url
         operator = stack.enter_context(Operator(url, name="pgconcert demo"))
         console.print(f"{operator.server}\n", markup=False)
-        stage = stack.enter_context(
-            Stage(url, f"demo:{secrets.token_hex(4)}", _SHORTEST_HOLD * plan.longest_hold / 0.3, plan.longest_hold)
-        )
+        namespace = f"demo:{secrets.token_hex(4)}"  # two demos on one server do not compete with each other
+        stage = stack.enter_context(Stage(url, namespace, plan.shortest_hold, plan.longest_hold, ending.shielded))
         view = LiveView(console) if console.is_terminal else PlainView(console)
         stack.enter_context(view)
+        stack.callback(ending.finish)
         director = Director(stage, plan, operator.end_session, view)
         records = director.run()
         wrong = judge(records, stage.pids, plan.kills, plan.faults.count(Kind.CUT))

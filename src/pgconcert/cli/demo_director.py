@@ -49,6 +49,11 @@ class Plan:
         """Seconds. With many processes shorter, so that everybody's turn comes round in the same time."""
         return 0.3 * min(1.0, 5 / self.processes)
 
+    @property
+    def shortest_hold(self) -> float:
+        """Seconds."""
+        return self.longest_hold / 6
+
 
 @dataclass(slots=True)
 class Picture:

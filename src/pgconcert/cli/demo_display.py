@@ -106,11 +106,13 @@ class LiveView:
         self._told: deque[tuple[int, Mood, str]] = deque(maxlen=_LINES)
         self._live = Live(console=console, auto_refresh=False)
         self._drawn = 0.0
+        self._shown: Picture | None = None
 
     def tell(self, at: int, mood: Mood, text: str) -> None:
         self._told.append((at, mood, text))
 
     def show(self, picture: Picture) -> None:
+        self._shown = picture
         if time.monotonic() - self._drawn >= _FRAME:
             self._live.update(self.picture(picture, time.monotonic_ns()), refresh=True)
             self._drawn = time.monotonic()
@@ -122,7 +124,7 @@ class LiveView:
             return Text(f"starting processes: {ready} of {picture.plan.processes}", style="dim")
         elapsed = picture.since_begun(now)
         clock = f"{elapsed:.1f} of {picture.plan.seconds:g} s"
-        if elapsed > picture.plan.seconds:
+        if elapsed > picture.plan.seconds + 1:
             clock = f"{elapsed:.1f} s: waiting until everybody has had a turn"
         body = Group(self._headline(picture), Text(), self._lanes(picture, now), Text(), self._events(picture))
         return Panel(
@@ -206,6 +208,8 @@ class LiveView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._shown is not None and kind is None:
+            self._live.update(self.picture(self._shown, time.monotonic_ns()))
         self._live.stop()
 
 

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Final, Self
@@ -52,9 +53,20 @@ class _Actor:
 
 
 class Stage:
-    """The workers of one demo, numbered from 1. Leaving the ``with`` block kills whoever is still there."""
+    """The workers of one demo, numbered from 1. Leaving the ``with`` block kills whoever is still there.
 
-    def __init__(self, url: str, namespace: str, shortest: float, longest: float) -> None:
+    No signal interrupts a ``shielded`` section: a process that was started is known, one that is forgotten is dead.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        namespace: str,
+        shortest: float,
+        longest: float,
+        shielded: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._shielded = shielded
         self._url, self._namespace = url, namespace
         self._shortest, self._longest = shortest, longest
         self._actors: dict[int, _Actor] = {}
@@ -67,14 +79,15 @@ class Stage:
         """Start a process for a number that has none."""
         assert worker not in self._actors
         errors = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the process
-        process = subprocess.Popen(
-            # -P: a file in the current folder must not pose as a module.
-            [sys.executable, "-P", "-m", _WORKER],
-            stdin=subprocess.PIPE, stdout=errors, stderr=errors, pass_fds=[self._write],
-            process_group=0,  # Ctrl-C is for the director
-        )  # fmt: skip
-        self._actors[worker] = _Actor(process, errors)
-        self.pids.append(process.pid)
+        with self._shielded():
+            process = subprocess.Popen(
+                # -P: a file in the current folder must not pose as a module.
+                [sys.executable, "-P", "-m", _WORKER],
+                stdin=subprocess.PIPE, stdout=errors, stderr=errors, pass_fds=[self._write],
+                process_group=0,  # Ctrl-C is for the director
+            )  # fmt: skip
+            self._actors[worker] = _Actor(process, errors)
+            self.pids.append(process.pid)
         assert process.stdin
         orders = Orders(self._url, self._namespace, worker, self._shortest, self._longest, self._write)
         with suppress(BrokenPipeError):
@@ -91,9 +104,10 @@ class Stage:
 
     def kill(self, worker: int) -> Record:
         """End a worker's process with SIGKILL. When this returns it is dead, and all it wrote can be heard."""
-        actor = self._actors.pop(worker)
-        record = Record(Kind.KILLED, worker, actor.process.pid, time.monotonic_ns())
-        actor.bury()
+        with self._shielded():
+            actor = self._actors.pop(worker)
+            record = Record(Kind.KILLED, worker, actor.process.pid, time.monotonic_ns())
+            actor.bury()
         return record
 
     def dismiss(self) -> list[Record]:

@@ -4,7 +4,7 @@ Here live `eventually`, the one place where tests may wait in real time, and sna
 
 Theory: most ends are not instant (a server needs a moment to notice a closed socket), so a leak is what is still there
 after a bounded wait, never what is there at first sight. One statement reads sessions and locks together, and leaves
-out the connection that asks.
+out the connections that ask, of which the last one may not be gone yet.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ select a.pid, coalesce(a.application_name, ''), coalesce(a.datname, ''), coalesc
 from pg_catalog.pg_stat_activity a
 left join pg_catalog.pg_locks l on l.pid = a.pid and l.locktype = 'advisory'
 where a.datname is not null and coalesce(a.backend_type, 'client backend') = 'client backend'
-  and a.pid <> pg_catalog.pg_backend_pid()
+  and a.pid <> pg_catalog.pg_backend_pid() and a.application_name <> 'pgconcert leak check'
   and (%s or a.datname = pg_catalog.current_database())
 order by a.pid, l.classid, l.objid
 """
@@ -69,7 +69,7 @@ class ServerSession:
 
 
 def sessions(where: str | psycopg.Connection[Any], *, everywhere: bool = False) -> list[ServerSession]:
-    """Client sessions on the database of `where` (with `everywhere`, on all of its server), the asking one left out.
+    """Client sessions on the database of `where` (with `everywhere`, on all of its server), those that ask left out.
 
     `where` is a connection string, or an open connection in autocommit mode (in a transaction the server would answer
     from the same picture for ever).

@@ -7,6 +7,10 @@ Theory: the proxy has a thread and an event loop of its own, so it goes on worki
 loop under test is blocked. Every order is carried out on that loop before the call returns: after `pause()` not one
 more byte passes. Between the reader and the writer of each direction stands a short queue of (due time, bytes), so a
 delay is latency and not a smaller bandwidth, and a slow receiver still slows the sender down.
+
+What a thread cannot do is run while another one keeps the interpreter to itself: a call into C that waits for the
+network without letting go of it, as psycopg's `Connection.cancel` does, waits for ever behind a proxy of the same
+process. `cancel_safe`, and all that psycopg does otherwise, is not of that kind.
 """
 
 import asyncio

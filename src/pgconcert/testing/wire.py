@@ -145,12 +145,15 @@ class End:
         plain = bytearray()
         while True:
             try:
-                plain += self._tls.read(CHUNK)
+                piece = self._tls.read(CHUNK)
             except ssl.SSLWantReadError:
                 return bytes(plain) if plain else None
             except ssl.SSLZeroReturnError:
-                # If bytes came before the goodbye, the next call says once more that it came.
+                piece = b""
+            if not piece:
+                # The client's goodbye. If bytes came before the goodbye, the next call says once more that it came.
                 return bytes(plain)
+            plain += piece
 
     def _encrypted(self, data: bytes) -> bytes:
         if not self._tls:

@@ -1,0 +1,243 @@
+"""The demo for real: processes, kills, a server of its own; on pipes, on a terminal, interrupted, orphaned."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pgconcert.testing import eventually
+from tests.servers import Server, private_folder
+
+SHORT = ("--seconds", "6", "--processes", "3", "--kills", "1")
+LIMIT = 55.0
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A folder for the servers of this module; the data is made once."""
+    made = private_folder()
+    yield made
+    shutil.rmtree(made)
+
+
+def command(folder: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "pgconcert", "demo", "--url", f"embedded://{folder}", *options]
+
+
+def environment(**more: str) -> dict[str, str]:
+    unwanted = {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES"}
+    kept = {name: value for name, value in os.environ.items() if name not in unwanted}
+    return kept | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"} | more
+
+
+def descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, listing.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def workers_of(pid: int) -> list[int]:
+    """Worker processes of a demo; anything else it may have started does not count."""
+    found = []
+    for child in descendants(pid):
+        with suppress(OSError):
+            if b"demo_worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
+
+
+def mentioning(text: str) -> list[str]:
+    """Command lines of living processes that contain a text, ourselves left out."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = line.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if text in words and int(line.parent.name) != os.getpid():
+                found.append(words)
+    return found
+
+
+def alive(pids: list[int]) -> list[int]:
+    left = []
+    for pid in pids:
+        with suppress(OSError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            left += [pid] if state != "Z" else []
+    return left
+
+
+def on_terminal(arguments: list[str], *, columns: int, **more: str) -> tuple[int, str]:
+    """Run on a terminal of a width; the exit code and all that was written to it."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(arguments, stdin=follower, stdout=follower, stderr=follower, env=environment(**more))
+    os.close(follower)
+    written = b""
+    end = time.monotonic() + LIMIT
+    try:
+        while time.monotonic() < end:
+            if select.select([leader], [], [], 0.1)[0]:
+                try:
+                    written += os.read(leader, 65536)
+                except OSError:
+                    break  # the other side is closed
+        return process.wait(5), written.decode()
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+
+
+def test_plain_lines_tell_the_story(folder: Path) -> None:
+    started = time.monotonic()
+    done = subprocess.run(
+        command(folder, *SHORT), capture_output=True, text=True, timeout=LIMIT, env=environment(FORCE_COLOR="1")
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - started < 40
+    out = done.stdout
+    assert done.stderr == ""
+    assert "\x1b" not in out
+    assert f"starting PostgreSQL for embedded://{folder}" in out
+    assert str(folder) in out.partition("PostgreSQL 18")[2].partition("\n")[0]
+    killed = re.search(r"worker-(\d) \(pid (\d+)\) is killed with SIGKILL while it holds the lock", out)
+    assert killed
+    after = re.findall(r"\(pid (\d+)\) (took over|has it again) after \d+ ms", out)
+    assert len(after) == 2
+    assert after[0][0] != killed[2]
+    assert re.search(r"its connection to the server is cut\n.* told so by LockLost after \d+\.\d ms; it goes on", out)
+    table = {name: int(turns) for name, turns in re.findall(r"\| (worker-\d) \| +(\d+) \|", out)}
+    assert sorted(table) == ["worker-1", "worker-2", "worker-3"]
+    assert min(table.values()) >= 1
+    total = re.search(r"\| total    \| +(\d+) \|", out)
+    assert total
+    assert int(total[1]) == sum(table.values())
+    assert "overlaps: 0" in out
+    assert re.search(r"take-over after SIGKILL: \d+ ms\n", out)
+    assert mentioning(str(folder)) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "more"), [(110, {}), (60, {"PYTHONIOENCODING": "ascii"})], ids=["wide", "narrow and ASCII"]
+)
+def test_a_terminal_gets_a_moving_picture(folder: Path, columns: int, more: dict[str, str]) -> None:
+    code, written = on_terminal(command(folder, *SHORT), columns=columns, **more)
+    assert code == 0, written[-2000:]
+    held, killed = ("#", "X") if more else ("█", "✖")
+    assert written.count("holds the lock") > 20
+    assert f"\x1b[1;31m{killed}" in written
+    assert f"{held}{held}" in written
+    assert "\x1b[?25h" in written, "the cursor is shown again"
+    assert "never two at one time" in written
+    assert "Traceback" not in written
+
+
+def test_a_dumb_terminal_gets_plain_lines(folder: Path) -> None:
+    code, written = on_terminal(
+        command(folder, "--seconds", "2", "--processes", "2", "--kills", "0"), columns=80, TERM="dumb"
+    )
+    assert code == 0, written
+    assert "\x1b" not in written
+    assert "turns so far:" in written
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=str
+)
+def test_a_signal_ends_it_and_leaves_nothing(folder: Path, number: signal.Signals, code: int) -> None:
+    process = subprocess.Popen(
+        command(folder, "--seconds", "60"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    try:
+        eventually(lambda: len(workers_of(process.pid)) == 5, 30.0, what="five workers run")
+        workers = workers_of(process.pid)
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == code, errors
+    assert f"stopped by {number.name}" in out
+    assert errors == ""
+    assert alive(workers) == []
+    assert mentioning(str(folder)) == []
+
+
+def test_ctrl_c_while_the_server_starts_leaves_nothing(folder: Path) -> None:
+    process = subprocess.Popen(
+        command(folder, "--seconds", "60"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    try:
+        assert process.stdout
+        assert process.stdout.readline().startswith("starting PostgreSQL")
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130, errors
+    assert "stopped by SIGINT" in out
+    assert errors == ""
+    eventually(lambda: not mentioning(str(folder)), 10.0, what="the server and its reaper are gone")
+
+
+def test_a_killed_director_leaves_nothing(folder: Path) -> None:
+    process = subprocess.Popen(
+        command(folder, "--seconds", "60"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+    )
+    try:
+        eventually(lambda: len(workers_of(process.pid)) == 5, 30.0, what="five workers run")
+        workers = workers_of(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+    eventually(lambda: not alive(workers), 10.0, what="workers end when their director dies")
+    eventually(lambda: not mentioning(str(folder)), 20.0, what="the server and its reaper are gone")
+
+
+def test_another_server(server: Server) -> None:
+    with server.fresh_database() as url:
+        options = ["--seconds", "3", "--processes", "2", "--kills", "1"]
+        done = subprocess.run(
+            [sys.executable, "-m", "pgconcert", "demo", "--url", url, *options],
+            capture_output=True, text=True, timeout=LIMIT, env=environment(),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "starting PostgreSQL" not in done.stdout
+
+
+def test_a_worker_that_ends_by_itself_fails_the_demo(folder: Path) -> None:
+    process = subprocess.Popen(
+        command(folder, "--seconds", "60"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    try:
+        eventually(lambda: len(workers_of(process.pid)) == 5, 30.0, what="five workers run")
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 1
+    assert re.match(r"Error: worker-\d \(pid \d+\) failed: ", errors)
+    assert mentioning(str(folder)) == []

@@ -1,0 +1,65 @@
+"""What several test files of this folder share: events seen, who holds what, a stranger who competes.
+
+Here live helpers without assertions of their own. Theory: the server is asked over a connection that no fault touches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from pgconcert import AsyncCoordinator, Hold
+from pgconcert.events import Event
+from pgconcert.keys import KeySpace
+from pgconcert.testing import advisory_locks, eventually_async
+
+E = TypeVar("E", bound=Event)
+
+
+def seen(coordinator: AsyncCoordinator, kind: type[E]) -> list[E]:
+    """A list that grows with every event of one kind."""
+    events: list[E] = []
+    coordinator.events.subscribe(lambda event: isinstance(event, kind) and events.append(event), kind)
+    return events
+
+
+def session_of(coordinator: AsyncCoordinator, role: str = "lock") -> int | None:
+    """The server process of a link; None while there is none."""
+    return next((link.server_pid for link in coordinator.health().links if link.role == role), None)
+
+
+def holders(url: str, key: str) -> list[int]:
+    """The server processes that hold a key."""
+    value = KeySpace("").key(key).value
+    return [lock.pid for lock in advisory_locks(url) if lock.key == value and lock.granted]
+
+
+async def until_waiting(url: str, sessions: int = 1) -> None:
+    """Wait until so many sessions have marked their interest in some key: they have tried in vain, and sleep."""
+
+    def marked() -> bool:
+        return len({lock.pid for lock in advisory_locks(url) if isinstance(lock.key, tuple)}) >= sessions
+
+    await eventually_async(marked, what=f"{sessions} sessions wait")
+
+
+async def until_free(url: str) -> None:
+    """Wait until no advisory lock of any kind is left on the database."""
+    await eventually_async(lambda: not advisory_locks(url), what="nothing is left in pg_locks")
+
+
+@asynccontextmanager
+async def waiter(coordinator: AsyncCoordinator, key: str, url: str) -> AsyncIterator[asyncio.Task[Hold]]:
+    """A task that waits for a key which another process has; at the end its lock is released."""
+    task = asyncio.create_task(coordinator.lock(key).acquire())
+    try:
+        await until_waiting(url)
+        yield task
+    finally:
+        if task.done():
+            await task.result().release()
+        else:
+            task.cancel()
+            await asyncio.wait([task])

@@ -1,0 +1,167 @@
+"""A network that is silent, slow or merely ignored: lost is what is lost, and nothing else is.
+
+Theory: a black hole gives no sign, so only the absence of answers tells. What must hold is the order: first the holder
+is told, then somebody else can have the lock. The one bound in seconds is each test's own time limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import pytest
+
+from pgconcert import AsyncCoordinator, LockLost, Unavailable
+from pgconcert.events import ConnectFailed, HoldBroken, LinkLost, LinkOpened
+from pgconcert.testing import FaultProxy, eventually_async
+from tests.faults.scenes import holders, seen, session_of, until_free, waiter
+from tests.servers import Server
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(40)]
+
+Engine = Literal["loop", "thread"]
+TIMEOUT = 1.0
+
+both_engines = pytest.mark.parametrize("engine", ["loop", "thread"])
+
+
+@asynccontextmanager
+async def through(
+    proxy: FaultProxy, server: Server, url: str, engine: Engine = "loop", network_timeout: float = TIMEOUT
+) -> AsyncIterator[AsyncCoordinator]:
+    """A coordinator that reaches the server by way of the proxy."""
+    async with AsyncCoordinator(
+        proxy.url(server.over_tcp(url)), network_timeout=network_timeout, connect_timeout=1.0, engine=engine
+    ) as c:
+        yield c
+        proxy.cut()  # what is frozen would take its time to say good-bye
+
+
+@both_engines
+async def test_a_frozen_holder_is_told_before_anybody_else_has_it(
+    server: Server, database: str, proxy: FaultProxy, unique: str, engine: Engine
+) -> None:
+    async with through(proxy, server, database, engine) as far, AsyncCoordinator(database) as near:
+        lost, broken = seen(far, LinkLost), seen(far, HoldBroken)
+        with pytest.raises(LockLost, match="no answer from the server within network_timeout=1 s") as told:
+            async with far.lock(unique) as hold:
+                async with waiter(near, unique, database) as waiting:
+                    proxy.pause()
+                    try:
+                        await asyncio.wait([waiting])
+                    finally:
+                        # the server has noticed nothing, so nobody else can have it yet
+                        assert hold.lost
+                        assert not waiting.done()
+                        proxy.cut()
+                        await asyncio.wait([waiting])
+                        assert not waiting.result().lost
+        assert told.value.key == unique
+        assert [event.key for event in broken] == [unique]
+        assert [event.role for event in lost] == ["lock"]
+        proxy.resume()
+        async with far.lock(unique):
+            pass
+    await until_free(database)
+
+
+@pytest.mark.parametrize("direction", ["to_server", "to_client"])
+async def test_one_direction_is_enough(
+    server: Server, database: str, proxy: FaultProxy, unique: str, direction: Literal["to_server", "to_client"]
+) -> None:
+    async with through(proxy, server, database) as c:
+        hold = await c.lock(unique).acquire()
+        proxy.pause(direction)
+        assert "network_timeout" in await hold.wait_lost()
+    await until_free(database)
+
+
+@both_engines
+async def test_a_slow_network_loses_nothing(
+    server: Server, database: str, proxy: FaultProxy, unique: str, engine: Engine
+) -> None:
+    async with through(proxy, server, database, engine, network_timeout=0.6) as c:
+        lost = seen(c, LinkLost)
+        async with c.lock(unique) as hold:
+            proxy.delay(0.1)
+            before = c.health().links[0].statements
+            await eventually_async(lambda: c.health().links[0].statements >= before + 5)
+            assert not hold.lost
+        assert lost == []
+
+
+async def test_a_frozen_waiter_comes_back(server: Server, database: str, proxy: FaultProxy, unique: str) -> None:
+    async with through(proxy, server, database) as far, AsyncCoordinator(database) as near:
+        lost, failed = seen(far, LinkLost), seen(far, ConnectFailed)
+        mine = await near.lock(unique).acquire()
+        async with waiter(far, unique, database) as waiting:
+            proxy.pause()
+            await eventually_async(lambda: {event.role for event in lost} >= {"lock", "listen"})
+            await eventually_async(lambda: failed)
+            await mine.release()
+            assert not waiting.done()
+            proxy.cut()
+            proxy.resume()
+            theirs = await waiting
+            assert holders(database, unique) == [session_of(far)]
+            assert not theirs.lost
+    await until_free(database)
+
+
+@pytest.mark.parametrize("direction", [None, "to_server", "to_client"])
+async def test_frozen_while_connecting(
+    server: Server,
+    database: str,
+    proxy: FaultProxy,
+    unique: str,
+    direction: Literal["to_server", "to_client"] | None,
+) -> None:
+    async with through(proxy, server, database) as c:
+        failed = seen(c, ConnectFailed)
+        proxy.pause(direction)
+        with pytest.raises(Unavailable, match=f"127.0.0.1:{proxy.port}: no answer within 1 s"):
+            await c.lock(unique).acquire()
+        assert len(failed) == 1
+        proxy.cut()
+        proxy.resume()
+        async with c.lock(unique):
+            assert holders(database, unique) == [session_of(c)]
+    await until_free(database)
+
+
+async def test_a_blocked_loop_learns_of_a_loss_on_the_engine_thread(
+    server: Server, database: str, proxy: FaultProxy, unique: str
+) -> None:
+    async with through(proxy, server, database, "thread") as c:
+        passed = False
+        with pytest.raises(LockLost, match="network_timeout"):
+            async with c.lock(unique) as hold:
+                proxy.pause()
+                end = time.monotonic() + 20
+                while not hold.lost and time.monotonic() < end:
+                    time.sleep(0.01)  # the event loop stands still: nothing below runs on it
+                assert hold.lost
+                await asyncio.sleep(0)
+                passed = True
+        assert not passed, "the body went on after the loss"
+    await until_free(database)
+
+
+@both_engines
+async def test_a_blocked_loop_alone_loses_nothing(
+    server: Server, database: str, proxy: FaultProxy, unique: str, engine: Engine
+) -> None:
+    async with through(proxy, server, database, engine, network_timeout=0.5) as c:
+        lost, opened = seen(c, LinkLost), seen(c, LinkOpened)
+        async with c.lock(unique) as hold:
+            for _ in range(2):
+                time.sleep(1.1)  # more than twice the time-out
+                before = c.health().links[0].statements
+                await eventually_async(lambda: c.health().links[0].statements > before)
+            assert not hold.lost
+            assert holders(database, unique) == [session_of(c)]
+        assert lost == []
+        assert [event.role for event in opened] == ["lock"]

@@ -1,0 +1,142 @@
+"""A process that competes for locks until it is told to end, and writes what it does into a shared history.
+
+It gets its orders as JSON in its first argument. It says "ready", and at the end "done" with what it counted; one line
+on its standard input, or the end of it, tells it to begin nothing new and to finish what it waits for. An error that
+no fault explains ends it with a traceback, and the test with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pgconcert import AsyncCoordinator, LockLost, Unavailable
+from pgconcert.events import Event
+from pgconcert.postgres import waiting
+from pgconcert.postgres.messages import Publisher
+from tests.faults.history import Diary, Kind
+
+PROGRAM = Path(__file__)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a worker is told. Times in seconds; `cycles` 0 means until the end; `cancel` is the part of turns that is
+    cancelled at a random moment. `recheck` replaces the re-check of waiters, and `mute` takes their wake-ups away."""
+
+    url: str
+    history: str
+    keys: int = 3
+    tasks: int = 4
+    cycles: int = 0
+    longest: float = 0.03
+    cancel: float = 0.0
+    engine: Literal["loop", "thread"] = "loop"
+    recheck: float | None = None
+    mute: bool = False
+
+    def text(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class Competitor:
+    """The tasks of this process."""
+
+    def __init__(self, orders: Orders, coordinator: AsyncCoordinator) -> None:
+        self._orders = orders
+        self._coordinator = coordinator
+        self._diary = Diary(Path(orders.history))
+        self._turns = 0
+        self.ending = asyncio.Event()
+
+    async def run(self) -> None:
+        share = -(-self._orders.cycles // self._orders.tasks)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._orders.tasks):
+                group.create_task(self._series(share))
+
+    async def _series(self, share: int) -> None:
+        done = 0
+        while not self.ending.is_set() and not (share and done >= share):
+            done += 1
+            self._turns += 1
+            if random.random() >= self._orders.cancel:
+                await self._turn(self._turns)
+                continue
+            turn = asyncio.create_task(self._turn(self._turns))
+            asyncio.get_running_loop().call_later(random.uniform(0, 2 * self._orders.longest), turn.cancel)
+            await asyncio.wait([turn])
+            if not turn.cancelled():
+                turn.result()
+
+    async def _turn(self, turn: int) -> None:
+        key = random.randrange(self._orders.keys)
+        write, entered = self._diary.write, False
+        write(Kind.WAITING, key=key, turn=turn)
+        try:
+            async with self._coordinator.lock(f"key {key}") as hold:
+                backend = self._lock_session()
+                if not backend:
+                    return  # the engine thread has just seen the end of it, and is about to say so
+                entered = True
+                write(Kind.ENTERED, key=key, turn=turn, backend=backend)
+                try:
+                    await asyncio.sleep(random.uniform(0, self._orders.longest))
+                finally:
+                    write(Kind.TOLD if hold.lost else Kind.LEFT, key=key, turn=turn)
+        except LockLost:
+            pass
+        except Unavailable:
+            await asyncio.sleep(0.1)  # our very first session was cut: nobody had promised to wait
+        finally:
+            if not entered:
+                write(Kind.GONE, key=key, turn=turn)
+
+    def _lock_session(self) -> int:
+        return next((link.server_pid or 0 for link in self._coordinator.health().links if link.role == "lock"), 0)
+
+
+def _disturb(orders: Orders) -> None:
+    if orders.recheck is not None:
+        vars(waiting)["_RECHECK"] = orders.recheck
+    if orders.mute:
+
+        def say_nothing(
+            self: Publisher, channel: str, payload: str, told: Callable[[Exception | None], None]
+        ) -> None:
+            asyncio.get_running_loop().call_soon(told, None)
+
+        Publisher.publish = say_nothing  # type: ignore[method-assign]
+
+
+async def _main(orders: Orders) -> None:
+    _disturb(orders)
+    counted: Counter[str] = Counter()
+
+    def count(event: Event) -> None:
+        counted[type(event).__name__] += 1
+
+    async with AsyncCoordinator(orders.url, engine=orders.engine, name="competitor") as coordinator:
+        coordinator.events.subscribe(count)
+        competitor = Competitor(orders, coordinator)
+        loop = asyncio.get_running_loop()
+
+        def told() -> None:
+            loop.remove_reader(sys.stdin.fileno())
+            competitor.ending.set()
+
+        loop.add_reader(sys.stdin.fileno(), told)
+        print("ready", flush=True)
+        await competitor.run()
+    print("done", json.dumps(counted), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(Orders(**json.loads(sys.argv[1]))))

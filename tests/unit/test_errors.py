@@ -1,0 +1,69 @@
+"""The error tree: as drawn in its docstring, with the builtin bases that callers catch, and it travels by pickle."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+import pytest
+
+from pgconcert import errors
+from pgconcert.errors import HoldLost, PgconcertError, StatementFailed
+
+CLASSES: list[type[PgconcertError]] = [getattr(errors, name) for name in errors.__all__]
+LINE = re.compile(r"^ {4}(?P<indent>[│ ]*)(?:[├└]── )?(?P<name>[A-Z]\w+)(?: \((?P<builtin>\w+)\))?")
+
+
+def drawn() -> dict[str, tuple[str | None, str | None]]:
+    """Every name in the drawing with its parent and its builtin base."""
+    found: dict[str, tuple[str | None, str | None]] = {}
+    above: list[str] = []
+    assert errors.__doc__
+    drawing = errors.__doc__.split("::\n", 1)[1].split("*Not acquired*")[0]
+    for line in drawing.splitlines():
+        if match := LINE.match(line):
+            depth = 0 if "──" not in line else len(match["indent"]) // 4 + 1
+            above[depth:] = [match["name"]]
+            found[match["name"]] = (above[depth - 1] if depth else None, match["builtin"])
+    return found
+
+
+def make(kind: type[PgconcertError]) -> PgconcertError:
+    if issubclass(kind, HoldLost):
+        return kind("key", "why")
+    if issubclass(kind, StatementFailed):
+        return kind("what happened", "53200")
+    return kind("what happened")
+
+
+def test_the_drawing_names_every_error() -> None:
+    assert sorted(drawn()) == sorted(errors.__all__)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_tree_is_as_drawn(kind: type[PgconcertError]) -> None:
+    parent, builtin = drawn()[kind.__name__]
+    names = [base.__name__ for base in kind.__bases__]
+    assert names == [parent or "Exception", *([builtin] if builtin else [])]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_errors_travel_by_pickle(kind: type[PgconcertError]) -> None:
+    error = make(kind)
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        again = pickle.loads(pickle.dumps(error, protocol))
+        assert type(again) is kind
+        assert str(again) == str(error)
+        assert again.args == error.args
+        assert vars(again) == vars(error)
+
+
+def test_a_lost_hold_names_key_and_reason() -> None:
+    error = HoldLost("invoice", "its connection died")
+    assert (error.key, error.reason) == ("invoice", "its connection died")
+    assert str(error) == "'invoice' was lost: its connection died"
+
+
+def test_a_failed_statement_has_a_state() -> None:
+    assert StatementFailed("text").sqlstate == ""
+    assert StatementFailed("text", "57014").sqlstate == "57014"
