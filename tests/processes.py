@@ -50,6 +50,11 @@ def spawn(
     return popen(arguments, preexec_fn=before_exec, **options)
 
 
+def importing_tests() -> dict[str, str]:
+    """An environment in which `tests` can be imported, besides all that can be here."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
 def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM, limit: float = 10.0) -> None:
     """Signal and wait; after `limit` seconds SIGKILL."""
     if process.poll() is None:
@@ -113,7 +118,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=os.environ | {"PYTHONPATH": str(_ROOT)},
+            env=importing_tests(),
         )
         assert self._process.stdin
         assert self._process.stdout

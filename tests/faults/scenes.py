@@ -14,6 +14,7 @@ from pgconcert import AsyncCoordinator, Hold
 from pgconcert.events import Event
 from pgconcert.keys import KeySpace
 from pgconcert.testing import advisory_locks, eventually_async
+from tests.servers import OwnServer
 
 E = TypeVar("E", bound=Event)
 
@@ -63,3 +64,17 @@ async def waiter(coordinator: AsyncCoordinator, key: str, url: str) -> AsyncIter
         else:
             task.cancel()
             await asyncio.wait([task])
+
+
+@asynccontextmanager
+async def down(server: OwnServer, mode: str = "fast") -> AsyncIterator[None]:
+    """The server is stopped inside the block, while the event loop runs. At the end it answers again.
+
+    What is cancelled on its way in leaves the server stopped for a while: no hold's scope may be around it.
+    """
+    outage = server.down(mode)
+    await asyncio.to_thread(outage.__enter__)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(outage.__exit__, None, None, None)

@@ -227,7 +227,7 @@ async def test_tls(tls_proxy: FaultProxy, server: Server, database: str, engine:
     through = tls_proxy.url(server.over_tcp(database), host="localhost", sslmode="verify-full", sslrootcert=certificate)
     await works(through, database, engine=engine)
     async with AsyncCoordinator(rewrite(through, sslrootcert="/dev/null")) as c:
-        with pytest.raises(Unavailable, match="(?i)certificate|SSL"):
+        with pytest.raises(Unavailable, match=r"(?i)certificate|SSL"):
             await c.lock("x").acquire()
 
 

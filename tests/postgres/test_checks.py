@@ -5,7 +5,6 @@ The broken tests run in a pytest of their own, on the same server.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import importing_tests
 from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +78,7 @@ def run_pytest(tmp_path: Path) -> Callable[..., str]:
         done = subprocess.run(
             command,
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+            env=importing_tests() | environment,
             capture_output=True,
             text=True,
         )

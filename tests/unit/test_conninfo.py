@@ -149,7 +149,7 @@ def test_no_address_names_the_ways_to_give_one() -> None:
 
 
 SECRET = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF, exclude_categories=["Cs", "Cc"]), min_size=6)
-MARK = "".join(["s3c", "r3t"])  # in parts: a traceback quotes the lines of this file
+MARK = "s3cr3t"  # a name: a traceback quotes the lines of this file
 BROKEN = (
     "postgresql://u:{0}@h:port/d",
     "postgresql://u:{0}@h/d?nonsense=1",

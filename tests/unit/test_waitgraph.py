@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgconcert.keys import interest_pair
-from pgconcert.postgres.waitgraph import LockRow, find_cycle, process_name
+from pgconcert.postgres.locktable import LockRow
+from pgconcert.postgres.waitgraph import find_cycle, process_name
 
 
 def holds(name: str, key: int, pid: int = 1) -> LockRow:
