@@ -27,20 +27,19 @@ DONE: Final = 2
 class Claim(Grant):
     """One attempt to get one lock: the message, and after it is granted the engine's side of the hold."""
 
-    __slots__ = ("key", "since", "state", "task", "wait", "waiter")
+    __slots__ = ("key", "since", "state", "wait", "waiter")
 
     def __init__(self, key: LockKey, waiter: Waiter, *, wait: bool) -> None:
         self.name = key.name
         self.reason = None
         self.over = False
+        self.scope = None
         self.watchers = None
         self.key = key
         self.waiter = waiter
         self.wait = wait
         self.since = time.monotonic()
         self.state = WAITING
-        self.task: object = None
-        """The task that has it, for those who look for deadlocks in the process."""
 
     def fail(self, error: Exception) -> None:
         """End a waiting claim with an error."""
@@ -91,7 +90,7 @@ class Locker(Protocol):
         ...
 
     def drop(self, claim: Grant) -> None:
-        """Release a granted claim whose hold was thrown away."""
+        """Release a granted claim whose hold was thrown away. Callable from any thread, at any time."""
         ...
 
     def describe(self, key: LockKey, waiter: Describer) -> None:

@@ -14,7 +14,7 @@ import inspect
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from psycopg import Error, conninfo
 
@@ -57,7 +57,15 @@ def environment_address() -> str | None:
 def parse(text: str) -> dict[str, str]:
     """The parameters of a connection string. Raises ``ConfigurationError`` without quoting it."""
     try:
-        return {name: str(value) for name, value in conninfo.conninfo_to_dict(_plain_url(text)).items()}
+        parameters = {name: str(value) for name, value in conninfo.conninfo_to_dict(_plain_url(text)).items()}
+        # an unescaped @ or : of a password ends up in the host or the port, and would be shown with them
+        hosts = parameters.get("host", "").split(",")
+        ports = parameters.get("port", "").split(",")
+        if any("@" in host.strip()[1:] for host in hosts) or not all(
+            port.strip().isdigit() or not port for port in ports
+        ):
+            raise ValueError
+        return parameters
     except (Error, ValueError, UnicodeError):
         kind = "URL" if "://" in text else "key=value string"
         raise ConfigurationError(
@@ -125,7 +133,7 @@ async def _from_pool(pool: Any) -> dict[str, str]:
 
 def _is_parameter(name: str) -> bool:
     try:
-        conninfo.conninfo_to_dict(**{name: "1"})
+        conninfo.make_conninfo("", **{name: "1"})
     except (Error, TypeError):
         return False
     return True
@@ -134,9 +142,15 @@ def _is_parameter(name: str) -> bool:
 def _plain_url(text: str) -> str:
     """Turn SQLAlchemy's URL into libpq's: no driver, only parameters that libpq knows, several hosts as lists."""
     scheme, separator, rest = text.partition("://")
-    if not separator or "+" not in scheme or scheme.split("+")[0] not in ("postgresql", "postgres"):
+    if not separator:
         return text
-    parts = urlsplit("postgresql://" + rest)
+    rest = rest.replace(" ", "%20")  # SQLAlchemy writes a space as it is, and libpq refuses it
+    if "+" not in scheme or scheme.split("+")[0] not in ("postgresql", "postgres"):
+        return scheme + separator + rest
+    user, at, place = rest.partition("@")
+    if not at or "/" in user:
+        user, at, place = "", "", rest
+    parts = urlsplit("postgresql://" + place)
     kept: list[tuple[str, str]] = []
     hosts: list[str] = []
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
@@ -151,4 +165,5 @@ def _plain_url(text: str) -> str:
         kept.append(("host", ",".join(host for host, _, _ in pairs)))
         if any(port for _, _, port in pairs):
             kept.append(("port", ",".join(port for _, _, port in pairs)))
-    return urlunsplit(parts._replace(query=urlencode(kept)))
+    plain = parts._replace(netloc=user + at + parts.netloc, query=urlencode(kept, quote_via=quote))
+    return urlunsplit(plain)

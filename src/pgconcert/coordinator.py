@@ -109,6 +109,9 @@ class AsyncCoordinator:
         except BaseException:
             self._state = "closed"
             raise
+        if self._state != "opening":
+            await self._backend.close()
+            raise CoordinatorClosed("this coordinator was closed while it was being opened")
         self._forks = _forks
         self._register = LockRegister(self._backend.locker, asyncio.get_running_loop(), self._describe_links)
         self._state = "open"

@@ -23,6 +23,7 @@ from .backend import Backend, Claim, Describer, Health, Holder, Locker
 from .errors import CoordinatorClosed
 from .hold import Grant, Waiter
 from .keys import LockKey
+from .offloop import off_loop
 
 __all__ = ["EngineThread", "ThreadedBackend"]
 
@@ -48,6 +49,7 @@ class _Crossing:
                 self._loop.call_soon_threadsafe(self._run)
             except RuntimeError:
                 self._calls.clear()
+                self._on_the_way = False
 
     def _run(self) -> None:
         # cleared before the deque is read: a call posted from here on wakes the loop again
@@ -148,8 +150,13 @@ class _CrossedLocker:
         self._locker = locker
         self._there = there
         self._back = back
+        self.closed = False
+        """Set before the closing crosses: whatever is asked later is answered here."""
 
     def acquire(self, claim: Claim) -> None:
+        if self.closed:
+            claim.fail(CoordinatorClosed("the coordinator is closed"))
+            return
         claim.waiter = self._crossed(claim.waiter)
         self._there.post(lambda: self._locker.acquire(claim))
 
@@ -157,6 +164,10 @@ class _CrossedLocker:
         self._there.post(lambda: self._locker.withdraw(claim))
 
     def release(self, claim: Grant, waiter: Waiter | None) -> None:
+        if self.closed:
+            if waiter is not None and not waiter.done():
+                waiter.set_result(True)
+            return
         crossed = None if waiter is None else self._crossed(waiter)
         self._there.post(lambda: self._locker.release(claim, crossed))
 
@@ -165,6 +176,9 @@ class _CrossedLocker:
 
     def describe(self, key: LockKey, waiter: Describer) -> None:
         assert isinstance(waiter, asyncio.Future)
+        if self.closed:
+            waiter.set_result(None)
+            return
         crossed: _CrossedWaiter[Holder | None] = _CrossedWaiter(waiter, self._back)
         self._there.post(lambda: self._locker.describe(key, crossed))
 
@@ -179,7 +193,7 @@ class ThreadedBackend:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._engine: EngineThread | None = None
-        self.locker: Locker
+        self.locker: _CrossedLocker
 
     async def open(self) -> None:
         """Start or join the engine thread and open the backend there."""
@@ -196,6 +210,7 @@ class ThreadedBackend:
         """Close the backend there and leave the thread."""
         if self._engine is None:
             return
+        self.locker.closed = True
         try:
             await self._engine.run(self._backend.close())
         finally:
@@ -210,4 +225,4 @@ class ThreadedBackend:
     async def _leave(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
-            await asyncio.shield(asyncio.to_thread(engine.leave))
+            await off_loop(engine.leave)

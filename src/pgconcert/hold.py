@@ -8,8 +8,8 @@ The scope (``async with hold``) cancels the body when the hold is lost:
 
 * Loss sets the flag at once and schedules the cancel with ``call_soon_threadsafe``: never a synchronous
   ``task.cancel()``, which on Python 3.11 and 3.12 would leave a pending cancel behind that hits code after the block.
-* The entering task is cancelled once. The exit takes its own cancel back with ``uncancel()``; if it was not delivered
-  yet, it is delivered inside the exit.
+* The entering task is cancelled once, while it waits or is about to go on: so the body gets the cancel before the exit
+  runs, and the exit takes it back with ``uncancel()``.
 * A cancel from somebody else goes on unchanged. If the body ended, swallowed our cancel or was cancelled by us,
   ``HoldLost`` is raised; any other error goes on with a note.
 * A body that does not await cannot be interrupted; tasks and threads that it started are not reached. An ``async with``
@@ -19,7 +19,9 @@ The scope (``async with hold``) cancels the body when the hold is lost:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import warnings
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -43,12 +45,14 @@ class Waiter(Protocol):
 class Grant:
     """The engine's side of a hold. Only the engine calls ``lose``."""
 
-    __slots__ = ("name", "over", "reason", "watchers")
+    __slots__ = ("name", "over", "reason", "scope", "watchers")
 
     def __init__(self, name: int | str) -> None:
         self.name = name
         self.reason: str | None = None
         self.over = False
+        self.scope: weakref.ref[Hold] | None = None
+        """The hold whose body is to be cancelled on loss; weak, because engines keep grants and never holds."""
         self.watchers: list[Callable[[], None]] | None = None
 
     def lose(self, reason: str) -> bool:
@@ -58,6 +62,9 @@ class Grant:
         self.reason = reason
         for watcher in list(self.watchers or ()):
             watcher()
+        scope = self.scope() if self.scope is not None else None
+        if scope is not None:
+            scope.tell_loss()
         return True
 
     def watch(self, watcher: Callable[[], None]) -> None:
@@ -90,6 +97,7 @@ class Hold:
         "_loop",
         "_on_lost",
         "_release",
+        "_scoped",
         "_task",
     )
 
@@ -102,7 +110,10 @@ class Hold:
         release: Callable[[Grant, Waiter | None], None],
         dropped: Callable[[Grant], None],
         on_lost: OnLost = "cancel",
+        scoped: Callable[[Grant, asyncio.Task[object], bool], None] | None = None,
     ) -> None:
+        """``dropped`` must be callable from any thread; ``scoped`` learns which task enters and leaves."""
+        self._scoped = scoped
         self._grant = grant
         self._loop = loop
         self._release = release
@@ -146,7 +157,7 @@ class Hold:
                 waiter.set_result(None)
 
         def tell() -> None:
-            self._loop.call_soon_threadsafe(settle)
+            _post(self._loop, settle)
 
         self._grant.watch(tell)
         try:
@@ -184,12 +195,17 @@ class Hold:
     def enter(self, task: asyncio.Task[object]) -> None:
         """Begin the scope in ``task``, the running one. For our own context managers; people write ``async with``."""
         self._task = task
+        if self._scoped is not None:
+            self._scoped(self._grant, task, True)
         if self._on_lost == "cancel":
             self._cancels_before = task.cancelling()
-            self._grant.watch(self._tell_loss)
+            self._grant.scope = weakref.ref(self)
+            if self._grant.reason is not None:
+                self.tell_loss()
 
-    def _tell_loss(self) -> None:
-        self._loop.call_soon_threadsafe(self._cancel_body)
+    def tell_loss(self) -> None:
+        """It was lost: cancel the body, from the loop. For engines; callable from any thread."""
+        _post(self._loop, self._cancel_body)
 
     def _cancel_body(self) -> None:
         if self._task is not None and not self._cancelled_by_us and not self._task.done():
@@ -201,8 +217,9 @@ class Hold:
     ) -> None:
         task, self._task = self._task, None
         grant = self._grant
-        if self._on_lost == "cancel":
-            grant.unwatch(self._tell_loss)
+        grant.scope = None
+        if self._scoped is not None and task is not None:
+            self._scoped(grant, task, False)
         if grant.reason is None and not grant.over:
             grant.over = True
             waiter: asyncio.Future[bool] = self._loop.create_future()
@@ -218,12 +235,6 @@ class Hold:
             others = task.uncancel() > self._cancels_before
             if task is asyncio.current_task(self._loop):
                 theirs = cancelled and others
-                if not cancelled:
-                    try:
-                        await asyncio.sleep(0)
-                    except asyncio.CancelledError:
-                        if others:
-                            raise
         if theirs:
             return
         lost = self._lost_error(grant.name, grant.reason)
@@ -240,8 +251,11 @@ class Hold:
         if grant.over or grant.reason is not None:
             return
         grant.over = True
-        try:
-            self._loop.call_soon_threadsafe(self._dropped, grant)
-        except RuntimeError:
-            pass  # the loop is closed, and the links with it: the server has freed everything
+        self._dropped(grant)
         warnings.warn(f"the hold of {grant.name!r} was dropped without release", ResourceWarning, stacklevel=1)
+
+
+def _post(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """Run ``call`` on the loop; if the loop has ended, nobody is left who could be told."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)

@@ -87,11 +87,12 @@ class KeySpace:
         if isinstance(name, bool) or not isinstance(name, (int, str)):
             raise KeyInvalid(f"a lock key is an int or a text, not {type(name).__name__}: {name!r:.100}")
         if isinstance(name, str):
-            return self.key(str(name))
+            return self.key(str.__str__(name))  # the text itself: str() of an enum's member is its name
         value = int(name)
         if not _INT64_MIN <= value <= _INT64_MAX:
             raise KeyInvalid(
-                f"lock key {name} does not fit 64 bits ({_INT64_MIN} to {_INT64_MAX}); use a text key for larger names"
+                f"a lock key of {value.bit_length()} bits does not fit the server's 64 ({_INT64_MIN} to {_INT64_MAX}); "
+                "use a text key for larger names"
             )
         return LockKey(name, value)
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from .backend import Claim, Holder, Locker
 from .errors import AcquireTimeout, ConfigurationError, WouldDeadlock
-from .hold import Grant, Hold, OnLost, Waiter
+from .hold import Grant, Hold, OnLost
 from .keys import LockKey
 
 __all__ = ["AsyncLock", "LockRegister"]
@@ -23,22 +23,23 @@ _ASK_HOLDER: Final = 0.25
 
 
 class LockRegister:
-    """What the locks of one coordinator share: the port, and which task holds what (the one that acquired it)."""
+    """What the locks of one coordinator share: the port, and which task is inside the scope of what."""
 
-    __slots__ = ("held", "locker", "loop", "state")
+    __slots__ = ("inside", "locker", "loop", "state")
 
     def __init__(self, locker: Locker, loop: asyncio.AbstractEventLoop, state: Callable[[], str]) -> None:
         self.locker = locker
         self.loop = loop
         self.state = state
-        self.held: dict[int, Claim] = {}
+        self.inside: dict[int, asyncio.Task[object]] = {}
 
-    def release(self, claim: Grant, waiter: Waiter | None) -> None:
-        """Release a claim, and forget which task had it."""
+    def scoped(self, claim: Grant, task: asyncio.Task[object], inside: bool) -> None:
+        """A task enters the scope of a hold, or leaves it (a lost one perhaps, while another task has the key)."""
         assert isinstance(claim, Claim)
-        if self.held.get(claim.key.value) is claim:
-            del self.held[claim.key.value]
-        self.locker.release(claim, waiter)
+        if inside:
+            self.inside[claim.key.value] = task
+        elif self.inside.get(claim.key.value) is task:
+            del self.inside[claim.key.value]
 
 
 class AsyncLock:
@@ -94,9 +95,8 @@ class AsyncLock:
     async def _acquire(self, timeout: float | None) -> Hold:
         register = self._register
         loop = register.loop
-        task = asyncio.current_task(loop)
-        held = register.held.get(self._key.value)
-        if held is not None and held.task is task and not held.over and held.reason is None:
+        inside = register.inside.get(self._key.value)
+        if inside is not None and inside is asyncio.current_task(loop):
             raise WouldDeadlock(
                 f"this task holds {self._key.name!r} already and would wait for itself for ever; locks are not "
                 "re-entrant: pass the hold on, or use try_acquire()"
@@ -121,9 +121,8 @@ class AsyncLock:
 
     def _hold(self, claim: Claim) -> Hold:
         register = self._register
-        claim.task = asyncio.current_task(register.loop)
-        register.held[self._key.value] = claim
-        hold = Hold(claim, register.loop, register.release, register.locker.drop, self._on_lost)
+        locker = register.locker
+        hold = Hold(claim, register.loop, locker.release, locker.drop, self._on_lost, register.scoped)
         if claim.reason is not None:
             hold.check()
         return hold

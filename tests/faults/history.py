@@ -19,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Self
 
@@ -143,7 +144,7 @@ def judge(records: Sequence[Record], notice: int = NOTICE) -> Verdict:
     for turn in sorted(holds, key=lambda hold: hold.entered or 0):
         by_key[turn.key].append(turn)
     for series in by_key.values():
-        verdict.handovers += sum(one.pid != two.pid for one, two in zip(series, series[1:], strict=False))
+        verdict.handovers += sum(one.pid != two.pid for one, two in pairwise(series))
         verdict.wrong += _overlaps(series)
     return verdict
 
@@ -209,7 +210,7 @@ def slow_handovers(turns: Iterable[Turn], limit: float) -> list[str]:
     found: list[str] = []
     for series in by_key.values():
         series.sort(key=lambda turn: turn.entered or 0)
-        for before, after in zip(series, series[1:], strict=False):
+        for before, after in pairwise(series):
             assert before.ended is not None
             assert after.entered is not None
             gap = (after.entered - max(before.ended, after.asked)) / _SECOND

@@ -22,7 +22,12 @@ E = TypeVar("E", bound=Event)
 def seen(coordinator: AsyncCoordinator, kind: type[E]) -> list[E]:
     """A list that grows with every event of one kind."""
     events: list[E] = []
-    coordinator.events.subscribe(lambda event: isinstance(event, kind) and events.append(event), kind)
+
+    def keep(event: Event) -> None:
+        assert isinstance(event, kind)
+        events.append(event)
+
+    coordinator.events.subscribe(keep, kind)
     return events
 
 

@@ -28,9 +28,7 @@ def compete(
 ) -> tuple[Verdict, list[str]]:
     """Run all cycles; return the verdict, and the gaps."""
     history = path / f"{keys} keys"
-    orders = Orders(
-        url, str(history), keys=keys, tasks=5, cycles=cycles // PROCESSES, longest=0.0, recheck=RECHECK
-    )
+    orders = Orders(url, str(history), keys=keys, tasks=5, cycles=cycles // PROCESSES, longest=0.0, recheck=RECHECK)
     return run([start(PROGRAM, orders.text()) for _ in range(PROCESSES)], url, history, limit)
 
 

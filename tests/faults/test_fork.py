@@ -208,9 +208,7 @@ def test_a_child_has_nothing_and_harms_nobody(
 
 
 @pytest.mark.parametrize("engine", ["loop", "thread"])
-def test_a_child_may_open_its_own(
-    server: Server, database: str, worker: Callable[..., Worker], engine: str
-) -> None:
+def test_a_child_may_open_its_own(server: Server, database: str, worker: Callable[..., Worker], engine: str) -> None:
     unharmed(server, database, worker(NEW_ONE, database, engine, ""))
 
 
@@ -220,7 +218,5 @@ def test_forks_under_load(server: Server, database: str, worker: Callable[..., W
 
 @pytest.mark.long
 @pytest.mark.parametrize("engine", ["loop", "thread"])
-def test_fifty_forks_under_load(
-    server: Server, database: str, worker: Callable[..., Worker], engine: str
-) -> None:
+def test_fifty_forks_under_load(server: Server, database: str, worker: Callable[..., Worker], engine: str) -> None:
     unharmed(server, database, worker(MANY, database, engine, "50"))

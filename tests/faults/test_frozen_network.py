@@ -46,7 +46,8 @@ async def test_a_frozen_holder_is_told_before_anybody_else_has_it(
 ) -> None:
     async with through(proxy, server, database, engine) as far, AsyncCoordinator(database) as near:
         lost, broken = seen(far, LinkLost), seen(far, HoldBroken)
-        with pytest.raises(LockLost, match="no answer from the server within network_timeout=1 s") as told:
+
+        async def hold_through_the_silence() -> None:
             async with far.lock(unique) as hold:
                 async with waiter(near, unique, database) as waiting:
                     proxy.pause()
@@ -59,6 +60,9 @@ async def test_a_frozen_holder_is_told_before_anybody_else_has_it(
                         proxy.cut()
                         await asyncio.wait([waiting])
                         assert not waiting.result().lost
+
+        with pytest.raises(LockLost, match="no answer from the server within network_timeout=1 s") as told:
+            await hold_through_the_silence()
         assert told.value.key == unique
         assert [event.key for event in broken] == [unique]
         assert [event.role for event in lost] == ["lock"]
@@ -136,18 +140,25 @@ async def test_a_blocked_loop_learns_of_a_loss_on_the_engine_thread(
     server: Server, database: str, proxy: FaultProxy, unique: str
 ) -> None:
     async with through(proxy, server, database, "thread") as c:
-        passed = False
-        with pytest.raises(LockLost, match="network_timeout"):
+
+        async def block_the_loop() -> None:
             async with c.lock(unique) as hold:
                 proxy.pause()
                 end = time.monotonic() + 20
                 while not hold.lost and time.monotonic() < end:
-                    time.sleep(0.01)  # the event loop stands still: nothing below runs on it
+                    time.sleep(0.01)  # the event loop stands still: nothing of it runs
                 assert hold.lost
                 await asyncio.sleep(0)
-                passed = True
-        assert not passed, "the body went on after the loss"
+                raise AssertionError("the body went on after the loss")
+
+        with pytest.raises(LockLost, match="network_timeout"):
+            await block_the_loop()
     await until_free(database)
+
+
+async def another_statement(coordinator: AsyncCoordinator) -> None:
+    before = coordinator.health().links[0].statements
+    await eventually_async(lambda: coordinator.health().links[0].statements > before)
 
 
 @both_engines
@@ -159,8 +170,7 @@ async def test_a_blocked_loop_alone_loses_nothing(
         async with c.lock(unique) as hold:
             for _ in range(2):
                 time.sleep(1.1)  # more than twice the time-out
-                before = c.health().links[0].statements
-                await eventually_async(lambda: c.health().links[0].statements > before)
+                await another_statement(c)
             assert not hold.lost
             assert holders(database, unique) == [session_of(c)]
         assert lost == []

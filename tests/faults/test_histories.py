@@ -109,7 +109,12 @@ class Director:
 
 
 def history(
-    server: Server, url: str, start: Callable[..., Worker], path: Path, seconds: float, engine: Literal["loop", "thread"]
+    server: Server,
+    url: str,
+    start: Callable[..., Worker],
+    path: Path,
+    seconds: float,
+    engine: Literal["loop", "thread"],
 ) -> tuple[Verdict, Counter[str]]:
     orders = Orders(url, str(path / "history"), cancel=0.2, engine=engine)
     diary = Diary(path / "history")

@@ -38,9 +38,7 @@ async def test_session_mode_carries_locks(database: str, pgbouncer: Pooler, uniq
     await until_free(database)
 
 
-async def test_session_mode_tells_of_a_loss(
-    server: Server, database: str, pgbouncer: Pooler, unique: str
-) -> None:
+async def test_session_mode_tells_of_a_loss(server: Server, database: str, pgbouncer: Pooler, unique: str) -> None:
     pooler = pgbouncer("session", pool_size=12)
     async with AsyncCoordinator(pooler.url) as one, AsyncCoordinator(pooler.url) as two:
         with pytest.raises(LockLost):
@@ -59,9 +57,7 @@ async def test_session_mode_tells_of_a_loss(
     await until_free(database)
 
 
-async def test_session_mode_survives_the_end_of_the_pooler(
-    database: str, pgbouncer: Pooler, unique: str
-) -> None:
+async def test_session_mode_survives_the_end_of_the_pooler(database: str, pgbouncer: Pooler, unique: str) -> None:
     pooler = pgbouncer("session", pool_size=12)
     async with AsyncCoordinator(pooler.url) as c:
         hold = await c.lock(unique).acquire()
@@ -72,9 +68,7 @@ async def test_session_mode_survives_the_end_of_the_pooler(
 
 
 @pytest.mark.parametrize("pool_size", [1, 4])
-async def test_transaction_mode_is_refused(
-    database: str, pgbouncer: Pooler, unique: str, pool_size: int
-) -> None:
+async def test_transaction_mode_is_refused(database: str, pgbouncer: Pooler, unique: str, pool_size: int) -> None:
     pooler = pgbouncer("transaction", pool_size=pool_size)
     async with AsyncCoordinator(pooler.url) as c:
         with pytest.raises(PoolerRefused, match="direct_url"):
@@ -103,9 +97,7 @@ async def test_direct_url_leads_around(database: str, pgbouncer: Pooler, unique:
     await until_free(database)
 
 
-async def test_settings_of_other_clients_stay_as_they_are(
-    database: str, pgbouncer: Pooler, unique: str
-) -> None:
+async def test_settings_of_other_clients_stay_as_they_are(database: str, pgbouncer: Pooler, unique: str) -> None:
     """Every server session of the pool is looked at, before and after a coordinator has probed and published there."""
     pooler = pgbouncer("transaction", pool_size=3)
 

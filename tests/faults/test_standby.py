@@ -49,9 +49,7 @@ async def test_a_standby_is_refused_and_passed_over(
 
 @pytest.mark.long
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-async def test_a_failover(
-    own_server: OwnServer, database: str, standby: Cluster, unique: str, mode: str
-) -> None:
+async def test_a_failover(own_server: OwnServer, database: str, standby: Cluster, unique: str, mode: str) -> None:
     """The old hold is lost before the new primary gives the lock to the one who waits."""
     address, promoted = both(standby, own_server, database), standby.over_tcp(database)
     standby.catch_up()

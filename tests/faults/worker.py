@@ -108,9 +108,7 @@ def _disturb(orders: Orders) -> None:
         vars(waiting)["_RECHECK"] = orders.recheck
     if orders.mute:
 
-        def say_nothing(
-            self: Publisher, channel: str, payload: str, told: Callable[[Exception | None], None]
-        ) -> None:
+        def say_nothing(self: Publisher, channel: str, payload: str, told: Callable[[Exception | None], None]) -> None:
             asyncio.get_running_loop().call_soon(told, None)
 
         Publisher.publish = say_nothing  # type: ignore[method-assign]

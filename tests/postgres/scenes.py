@@ -10,9 +10,10 @@ import types
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import psycopg
+import pytest
 
 from pgconcert import AsyncCoordinator
 from pgconcert.conninfo import AddressSource
@@ -27,6 +28,9 @@ from tests.servers import Cluster
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)
 
+Engine = Literal["loop", "thread"]
+both_engines = pytest.mark.parametrize("engine", ["loop", "thread"])
+
 QUIET: Final = 60.0
 """A `network_timeout` whose heartbeat does not beat within a test that counts statements."""
 
@@ -39,7 +43,12 @@ def key_of(name: int | str, namespace: str = "") -> int:
 def seen(coordinator: AsyncCoordinator, kind: type[E]) -> list[E]:
     """A list that grows with every event of one kind."""
     events: list[E] = []
-    coordinator.events.subscribe(lambda event: isinstance(event, kind) and events.append(event), kind)
+
+    def read(event: Event) -> None:
+        assert isinstance(event, kind)
+        events.append(event)
+
+    coordinator.events.subscribe(read, kind)
     return events
 
 

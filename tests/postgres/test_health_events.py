@@ -23,18 +23,16 @@ from pgconcert.events import (
     LockReleased,
 )
 from pgconcert.testing import FaultProxy, eventually_async
-from tests.postgres.scenes import QUIET, lock_pid, seen, statements, waiting_for
+from tests.postgres.scenes import QUIET, Engine, both_engines, lock_pid, seen, statements, waiting_for
 from tests.servers import Server
-
-both_engines = pytest.mark.parametrize("engine", ["loop", "thread"])
 
 
 @both_engines
-async def test_health_tells_links_and_locks(database: str, server: Server, engine: str) -> None:
+async def test_health_tells_links_and_locks(database: str, server: Server, engine: Engine) -> None:
     """Health names every link with its session, and counts what is held and waited for, without sending anything."""
     async with (
         AsyncCoordinator(database) as other,
-        AsyncCoordinator(database, engine=engine, network_timeout=QUIET) as c,  # type: ignore[arg-type]
+        AsyncCoordinator(database, engine=engine, network_timeout=QUIET) as c,
     ):
         idle = c.health()
         assert idle.ready
@@ -96,9 +94,9 @@ async def test_health_from_any_thread(database: str) -> None:
 
 
 @both_engines
-async def test_health_without_a_server(proxy: FaultProxy, server: Server, database: str, engine: str) -> None:
+async def test_health_without_a_server(proxy: FaultProxy, server: Server, database: str, engine: Engine) -> None:
     """While there is no connection health says so, with the last error and the attempts; then it recovers."""
-    async with AsyncCoordinator(proxy.url(server.over_tcp(database)), engine=engine) as c:  # type: ignore[arg-type]
+    async with AsyncCoordinator(proxy.url(server.over_tcp(database)), engine=engine) as c:
         hold = await c.lock("down").acquire()
         proxy.refuse()
         proxy.cut()
@@ -129,9 +127,9 @@ async def test_statement_counter_survives_a_reconnect(database: str, server: Ser
 
 
 @both_engines
-async def test_story_of_a_life(database: str, server: Server, engine: str) -> None:
+async def test_story_of_a_life(database: str, server: Server, engine: Engine) -> None:
     """Opening, acquiring, releasing, losing and closing are told once each, in order, with their numbers."""
-    c = AsyncCoordinator(database, engine=engine)  # type: ignore[arg-type]
+    c = AsyncCoordinator(database, engine=engine)
     story: list[Event] = []
     c.events.subscribe(story.append)
     async with c:

@@ -176,7 +176,7 @@ async def test_idle_link_is_silent(database: str) -> None:
 
         add_reader(fd, wake)
 
-    loop.add_reader = counted  # type: ignore[method-assign]
+    loop.add_reader = counted  # type: ignore[method-assign,assignment]
     link, _ = await link_to(database)
     await ask(link, "listen quiet")
     assert wakes, "the counter works"
@@ -218,7 +218,7 @@ async def test_death_is_told_in_order(server: Server, database: str) -> None:
     order: list[object] = []
     ear.link_lost = lambda link, reason: order.append("owner")  # type: ignore[method-assign]
     for n in range(3):
-        link.send(statement("select pg_sleep(0.1)"), (), lambda rows, error, n=n: order.append(n))
+        link.send(statement("select pg_sleep(0.1)"), (), _noting(order, n))
     assert order == []
     link.close("enough")
     assert order == [0, 1, 2, "owner"]
@@ -257,24 +257,6 @@ async def test_send_together_is_one_transaction(database: str) -> None:
     assert await together(insert, insert, "select 'last'") == [(b"last",)]
     assert await ask(link, "select count(*), count(distinct x) from pair") == [(b"2", b"1")]
     link.close()
-
-
-async def test_abandon(database: str) -> None:
-    """An abandoned link leaves its session alone: a copy of the socket still speaks for it."""
-    link, ear = await link_to(database)
-    loop = asyncio.get_running_loop()
-    socket_of_parent = os.dup(link._fd)
-    try:
-        loop.remove_reader(link._fd)
-        link.abandon()
-        with raw(database) as other:
-            alive = "select count(*) from pg_stat_activity where pid = %s"
-            assert other.execute(alive, (link.pid,)).fetchone() == (1,)
-        assert ear.lost == []
-        with pytest.raises(LinkLost, match="forked"):
-            await ask(link, "select 1")
-    finally:
-        os.close(socket_of_parent)
 
 
 async def test_refused_connection(database: str) -> None:
@@ -336,6 +318,71 @@ def test_python_implementation(
     monkeypatch.setenv("PSYCOPG_IMPL", "python")
     through = tls_proxy.url(server.over_tcp(database), sslmode="require")
     assert worker(_CHECKS, database, through).expect("ok", 40.0) == "python"
+
+
+_FORKED_LINK = """
+import asyncio, gc, os, sys
+from tests.postgres.scenes import ask, link_to
+
+async def main(url):
+    link, ear = await link_to(url)
+    number = link._fd
+    child = os.fork()
+    if not child:
+        try:
+            os.fstat(number)
+        except OSError:
+            link = None
+            gc.collect()
+            os._exit(7)
+        os._exit(1)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    print("child", os.waitstatus_to_exitcode(status), await ask(link, "select 'alive'"), ear.lost)
+    link.close()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_forked_link(database: str, worker: Callable[..., Worker]) -> None:
+    """A forked child has the descriptor closed and never speaks to the server; the parent's link lives on."""
+    assert worker(_FORKED_LINK, database).expect("child") == "7 [(b'alive',)] []"
+
+
+_FORK = """
+import asyncio, os, sys
+from pgconcert import AsyncCoordinator, CoordinatorClosed
+
+async def main(url):
+    async with AsyncCoordinator(url) as c:
+        hold = await c.lock("fork").acquire()
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                c.lock("x")
+            except CoordinatorClosed as error:
+                code = 0 if "fork" in str(error) and hold.lost and hold.reason == "forked" else 2
+            finally:
+                os._exit(code)
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        hold.check()
+        assert await c.lock("fork").try_acquire() is None
+        async with c.lock("other"):
+            print("child", os.waitstatus_to_exitcode(status), hold.lost)
+        await hold.release()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_fork(database: str, worker: Callable[..., Worker]) -> None:
+    """A forked child owns nothing and knows it; the parent's session, locks and loop are unharmed."""
+    assert worker(_FORK, database).expect("child") == "0 False"
+
+
+def _noting(order: list[object], number: int) -> Callable[[Rows, Exception | None], None]:
+    return lambda rows, error: order.append(number)
 
 
 def _descriptors() -> int:

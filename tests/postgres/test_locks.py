@@ -11,7 +11,6 @@ import threading
 import warnings
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Literal
 
 import pytest
 
@@ -29,6 +28,8 @@ from pgconcert import (
 from pgconcert.testing import advisory_locks, eventually_async
 from tests.postgres.scenes import (
     QUIET,
+    Engine,
+    both_engines,
     key_of,
     keys_on_server,
     lock_pid,
@@ -39,9 +40,6 @@ from tests.postgres.scenes import (
     until_free,
     waiting_for,
 )
-
-Engine = Literal["loop", "thread"]
-both_engines = pytest.mark.parametrize("engine", ["loop", "thread"])
 
 
 @asynccontextmanager
@@ -114,10 +112,6 @@ async def test_same_task_twice(database: str) -> None:
                     await attempt()
             assert await lock.try_acquire() is None
             hold.check()
-        hold = await lock.acquire()
-        with pytest.raises(WouldDeadlock):
-            await lock.acquire()
-        await hold.release()
         async with lock:
             assert key_of("again") in keys_on_server(database)
 
@@ -381,12 +375,11 @@ async def test_not_opened(database: str) -> None:
     c = AsyncCoordinator(database)
     with pytest.raises(CoordinatorClosed, match="open"):
         c.lock("early")
-    await c.open()
-    with pytest.raises(CoordinatorClosed):
-        await c.open()
-    async with c.lock("works still"):
-        pass
-    await c.close()
+    async with c:
+        with pytest.raises(CoordinatorClosed):
+            await c.open()
+        async with c.lock("works still"):
+            pass
     unused = AsyncCoordinator(database)
     await unused.close()
     with pytest.raises(CoordinatorClosed):

@@ -15,9 +15,8 @@ import pytest
 from pgconcert import AcquireTimeout, AsyncCoordinator
 from pgconcert.hold import Hold
 from pgconcert.testing import advisory_locks, eventually_async
-from tests.postgres.scenes import disturbed, key_of, keys_on_server, until_free, waiting_for
+from tests.postgres.scenes import Engine, both_engines, disturbed, key_of, keys_on_server, until_free, waiting_for
 
-both_engines = pytest.mark.parametrize("engine", ["loop", "thread"])
 _ACQUIRES = 10_000
 _TASKS = 100
 
@@ -74,7 +73,7 @@ async def cancelled_at_every_suspension(
 
 
 @both_engines
-async def test_storm(database: str, engine: str) -> None:
+async def test_storm(database: str, engine: Engine) -> None:
     """10,000 acquires over two processes, on contended and on free keys, many cancelled at random moments: never two
     holders, and no lock or mark left behind."""
     dice = random.Random(1)
@@ -107,23 +106,23 @@ async def test_storm(database: str, engine: str) -> None:
                 raise outcome
 
     async with (
-        AsyncCoordinator(database, engine=engine) as one,  # type: ignore[arg-type]
-        AsyncCoordinator(database, engine=engine) as other,  # type: ignore[arg-type]
+        AsyncCoordinator(database, engine=engine) as one,
+        AsyncCoordinator(database, engine=engine) as other,
     ):
         await asyncio.gather(*(work((one, other)[n % 2]) for n in range(_TASKS)))
         await until_free(database)
         assert granted + cancelled >= _ACQUIRES
         assert granted > 1000
         assert cancelled > 1000
-        for c in (one, other):
-            await eventually_async(lambda c=c: c.health().locks_held == c.health().locks_waited_for == 0)
+        await eventually_async(lambda: one.health().locks_held == other.health().locks_held == 0)
+        await eventually_async(lambda: one.health().locks_waited_for == other.health().locks_waited_for == 0)
 
 
 @both_engines
 @ways_to_leave
-async def test_cancelled_acquire_of_a_free_lock(database: str, engine: str, leave: Any) -> None:
+async def test_cancelled_acquire_of_a_free_lock(database: str, engine: Engine, leave: Any) -> None:
     """Cancelled at any suspension, a whole cycle leaves the lock free."""
-    async with AsyncCoordinator(database, engine=engine) as c:  # type: ignore[arg-type]
+    async with AsyncCoordinator(database, engine=engine) as c:
 
         async def scene() -> None:
             async with c.lock("free"):
@@ -135,9 +134,9 @@ async def test_cancelled_acquire_of_a_free_lock(database: str, engine: str, leav
 
 @both_engines
 @ways_to_leave
-async def test_cancelled_acquire_of_a_held_lock(database: str, engine: str, leave: Any) -> None:
+async def test_cancelled_acquire_of_a_held_lock(database: str, engine: Engine, leave: Any) -> None:
     """The same while another task has the lock and gives it back in between."""
-    async with AsyncCoordinator(database, engine=engine) as c:  # type: ignore[arg-type]
+    async with AsyncCoordinator(database, engine=engine) as c:
 
         async def scene() -> None:
             hold = await c.lock("held").acquire()
@@ -159,7 +158,7 @@ async def test_cancelled_hand_over(database: str, leave: Any) -> None:
         async def wait() -> Hold:
             task = asyncio.current_task()
             assert task is not None
-            return await disturbed(other.lock("handed").acquire(), 1, leave(task))  # type: ignore[arg-type]
+            return await disturbed(other.lock("handed").acquire(), 1, leave(task))
 
         waiting = asyncio.create_task(wait())
         patient = await waiting_for(other, "handed", database)
@@ -172,9 +171,9 @@ async def test_cancelled_hand_over(database: str, leave: Any) -> None:
 
 @both_engines
 @ways_to_leave
-async def test_cancelled_release(database: str, engine: str, leave: Any) -> None:
+async def test_cancelled_release(database: str, engine: Engine, leave: Any) -> None:
     """A release that was begun is finished, although its caller left (A5)."""
-    async with AsyncCoordinator(database, engine=engine) as c:  # type: ignore[arg-type]
+    async with AsyncCoordinator(database, engine=engine) as c:
         hold = await c.lock("release").acquire()
 
         async def release() -> None:
@@ -206,10 +205,10 @@ async def test_release_by_a_cancelled_caller(database: str) -> None:
 
 @both_engines
 @pytest.mark.parametrize("contended", [False, True])
-async def test_cancelled_again_and_again(database: str, engine: str, contended: bool) -> None:
+async def test_cancelled_again_and_again(database: str, engine: Engine, contended: bool) -> None:
     """A caller cancelled at every turn of the loop until it ends, as some frameworks do, leaves nothing behind."""
     async with (
-        AsyncCoordinator(database, engine=engine) as c,  # type: ignore[arg-type]
+        AsyncCoordinator(database, engine=engine) as c,
         AsyncCoordinator(database) as other,
     ):
         stranger = await other.lock("again").acquire() if contended else None

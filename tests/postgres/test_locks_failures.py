@@ -5,7 +5,7 @@ server's `pg_locks`, the engine's health, and what callers were told; a hold is 
 """
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import psycopg
@@ -25,7 +25,9 @@ from pgconcert.hold import Hold
 from pgconcert.postgres.link import statement
 from pgconcert.testing import FaultProxy, advisory_locks, eventually_async, rewrite
 from tests.postgres.scenes import (
+    Engine,
     SmallServer,
+    both_engines,
     key_of,
     keys_on_server,
     lock_pid,
@@ -34,10 +36,8 @@ from tests.postgres.scenes import (
     until_free,
     waiting_for,
 )
-from tests.processes import Worker
 from tests.servers import OwnServer, Server
 
-both_engines = pytest.mark.parametrize("engine", ["loop", "thread"])
 _ADMINISTRATOR = "terminating connection due to administrator command"
 
 
@@ -51,9 +51,9 @@ def _small(server: OwnServer) -> Generator[SmallServer]:
 
 
 @both_engines
-async def test_killed_while_held(database: str, server: Server, engine: str) -> None:
+async def test_killed_while_held(database: str, server: Server, engine: Engine) -> None:
     """The holder is told: the hold is lost with the server's words, its body cancelled, the exit raises (A3)."""
-    async with AsyncCoordinator(database, engine=engine) as c:  # type: ignore[arg-type]
+    async with AsyncCoordinator(database, engine=engine) as c:
         broken = seen(c, HoldBroken)
         reached = False
         hold: Hold | None = None
@@ -83,9 +83,9 @@ async def test_killed_while_held(database: str, server: Server, engine: str) -> 
 
 
 @both_engines
-async def test_reported_loss(database: str, server: Server, engine: str) -> None:
+async def test_reported_loss(database: str, server: Server, engine: Engine) -> None:
     """With `on_lost="report"` the body runs to its end, and the exit raises."""
-    async with AsyncCoordinator(database, engine=engine) as c:  # type: ignore[arg-type]
+    async with AsyncCoordinator(database, engine=engine) as c:
         finished = False
 
         async def body() -> None:
@@ -128,9 +128,9 @@ async def test_first_use_after_an_unseen_death(database: str, server: Server) ->
 
 
 @both_engines
-async def test_old_hold_cannot_release_the_new_lock(database: str, server: Server, engine: str) -> None:
+async def test_old_hold_cannot_release_the_new_lock(database: str, server: Server, engine: Engine) -> None:
     """After a loss the same object acquires anew, and the old hold has no power over it (A4)."""
-    async with AsyncCoordinator(database, engine=engine) as c:  # type: ignore[arg-type]
+    async with AsyncCoordinator(database, engine=engine) as c:
         lock = c.lock("phoenix", timeout=10)
         old = await lock.acquire()
         server.kill_backend(lock_pid(c))
@@ -157,11 +157,11 @@ async def test_old_hold_of_the_neutral_words(database: str, server: Server) -> N
 
 
 @both_engines
-async def test_killed_while_waiting(database: str, server: Server, engine: str) -> None:
+async def test_killed_while_waiting(database: str, server: Server, engine: Engine) -> None:
     """A waiter whose connection dies goes on waiting on the next one, and gets the lock."""
     async with (
         AsyncCoordinator(database) as one,
-        AsyncCoordinator(database, engine=engine) as other,  # type: ignore[arg-type]
+        AsyncCoordinator(database, engine=engine) as other,
     ):
         hold = await one.lock("patient").acquire()
         task = await waiting_for(other, "patient", database)
@@ -170,7 +170,7 @@ async def test_killed_while_waiting(database: str, server: Server, engine: str) 
             (pid,) = [link.server_pid for link in other.health().links if link.role == role]
             assert pid is not None
             server.kill_backend(pid)
-            await eventually_async(lambda opened=opened: opened)
+            await eventually_async(opened.copy)
         assert not task.done()
         await hold.release()
         await (await asyncio.wait_for(task, 10)).release()
@@ -178,10 +178,10 @@ async def test_killed_while_waiting(database: str, server: Server, engine: str) 
 
 
 @both_engines
-async def test_killed_during_release(proxy: FaultProxy, server: Server, database: str, engine: str) -> None:
+async def test_killed_during_release(proxy: FaultProxy, server: Server, database: str, engine: Engine) -> None:
     """A connection that dies while the unlock is under way: the release returns, and the lock is free."""
     url = proxy.url(server.over_tcp(database))
-    async with AsyncCoordinator(url, engine=engine) as c:  # type: ignore[arg-type]
+    async with AsyncCoordinator(url, engine=engine) as c:
         hold = await c.lock("leaving").acquire()
         proxy.pause()
         release = asyncio.create_task(hold.release())
@@ -264,7 +264,7 @@ async def test_full_lock_table(own_server: OwnServer) -> None:
             reconciled = seen(c, BatchReconciled)
             pid = lock_pid(c)
             outcomes = await asyncio.gather(*(c.lock(n).acquire() for n in range(999)), return_exceptions=True)
-            holds = {hold.key: hold for hold in [*outcomes, first] if isinstance(hold, Hold)}
+            holds = {first.key: first} | {hold.key: hold for hold in outcomes if isinstance(hold, Hold)}
             errors = [outcome for outcome in outcomes if not isinstance(outcome, Hold)]
             assert {type(error) for error in errors} == {LockBudgetExceeded}
             assert reconciled
@@ -350,38 +350,6 @@ async def test_server_restart(own_server: OwnServer, database: str, mode: str, s
         assert not taken.lost
         assert set(keys_on_server(database)) == {key_of("restart")}
         await taken.release()
-
-
-_FORK = """
-import asyncio, os, sys
-from pgconcert import AsyncCoordinator, CoordinatorClosed
-
-async def main(url):
-    async with AsyncCoordinator(url) as c:
-        hold = await c.lock("fork").acquire()
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                c.lock("x")
-            except CoordinatorClosed as error:
-                code = 0 if "fork" in str(error) and hold.lost and hold.reason == "forked" else 2
-            finally:
-                os._exit(code)
-        _, status = await asyncio.to_thread(os.waitpid, child, 0)
-        hold.check()
-        assert await c.lock("fork").try_acquire() is None
-        async with c.lock("other"):
-            print("child", os.waitstatus_to_exitcode(status), hold.lost)
-        await hold.release()
-
-asyncio.run(main(sys.argv[1]))
-"""
-
-
-def test_fork(database: str, worker: Callable[..., Worker]) -> None:
-    """A forked child owns nothing and knows it; the parent's session, locks and loop are unharmed."""
-    assert worker(_FORK, database).expect("child") == "0 False"
 
 
 async def test_statement_errors_reach_the_caller(database: str, server: Server) -> None:

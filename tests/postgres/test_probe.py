@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from pgconcert import AsyncCoordinator
 from pgconcert.errors import PgconcertError, PoolerRefused, StandbyRefused
@@ -234,9 +235,9 @@ async def test_other_clients_keep_their_settings(database: str, pgbouncer: Calla
         assert _traces(other) == before
 
 
-async def test_standby_is_refused(standby: Cluster) -> None:
+async def test_standby_is_refused(server: Server, standby: Cluster) -> None:
     """A hot standby grants locks that exclude nobody: it is refused by name, and accepted once it is promoted."""
-    async with AsyncCoordinator(standby.tcp_url) as c:
+    async with AsyncCoordinator(rewrite(server.tcp_url, port=standby.port)) as c:
         with pytest.raises(StandbyRefused, match=str(standby.port)):
             await c.lock("standby").acquire()
         standby.promote()
@@ -257,7 +258,7 @@ async def test_standby_is_passed_over(server: Server, standby: Cluster) -> None:
 
 def _port_of(server: Server) -> int:
 
-    return int(psycopg.conninfo.conninfo_to_dict(server.tcp_url)["port"] or 0)
+    return int(conninfo_to_dict(server.tcp_url)["port"] or 0)
 
 
 async def _is_free(url: str, key: str) -> bool:

@@ -7,6 +7,7 @@ cannot work. What costs nothing is shown by counting statements, never by time.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -19,6 +20,8 @@ from pgconcert.postgres.messages import Publisher
 from pgconcert.testing import advisory_locks, eventually_async
 from tests.postgres.scenes import (
     QUIET,
+    Engine,
+    both_engines,
     key_of,
     keys_on_server,
     lock_pid,
@@ -33,7 +36,6 @@ from tests.postgres.scenes import (
 from tests.servers import Server
 
 _NEVER = 1_000_000.0
-both_engines = pytest.mark.parametrize("engine", ["loop", "thread"])
 
 
 @pytest.fixture
@@ -54,11 +56,11 @@ def no_wakeup(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @both_engines
 @pytest.mark.usefixtures("no_recheck")
-async def test_hand_over_by_notification(database: str, engine: str) -> None:
+async def test_hand_over_by_notification(database: str, engine: Engine) -> None:
     """A waiter in another process is woken by the release alone, every time."""
     async with (
-        AsyncCoordinator(database, engine=engine) as one,  # type: ignore[arg-type]
-        AsyncCoordinator(database, engine=engine) as other,  # type: ignore[arg-type]
+        AsyncCoordinator(database, engine=engine) as one,
+        AsyncCoordinator(database, engine=engine) as other,
     ):
         for n in range(10):
             hold = await one.lock("baton").acquire()
@@ -72,11 +74,11 @@ async def test_hand_over_by_notification(database: str, engine: str) -> None:
 
 @both_engines
 @pytest.mark.usefixtures("no_recheck")
-async def test_ping_pong(database: str, engine: str) -> None:
+async def test_ping_pong(database: str, engine: Engine) -> None:
     """Two processes that always both want it hand it to and fro a thousand times without a lost wake-up."""
     async with (
-        AsyncCoordinator(database, engine=engine) as one,  # type: ignore[arg-type]
-        AsyncCoordinator(database, engine=engine) as other,  # type: ignore[arg-type]
+        AsyncCoordinator(database, engine=engine) as one,
+        AsyncCoordinator(database, engine=engine) as other,
     ):
         inside = False
 
@@ -192,11 +194,11 @@ async def test_marks_go_with_the_waiting(database: str) -> None:
 
 
 @both_engines
-async def test_fair_chance(database: str, engine: str) -> None:
+async def test_fair_chance(database: str, engine: Engine) -> None:
     """A process that takes the lock again and again lets another one in whenever it waits."""
     async with (
-        AsyncCoordinator(database, engine=engine) as greedy,  # type: ignore[arg-type]
-        AsyncCoordinator(database, engine=engine) as other,  # type: ignore[arg-type]
+        AsyncCoordinator(database, engine=engine) as greedy,
+        AsyncCoordinator(database, engine=engine) as other,
     ):
         others = seen(other, LockAcquired)
         cycles = 0
@@ -244,13 +246,13 @@ async def test_first_come_inside_a_waiting_process(database: str) -> None:
 
 
 @both_engines
-async def test_still_waiting(database: str, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+async def test_still_waiting(database: str, monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     """A long wait is reported again and again, with its time and the holder's name and process."""
     monkeypatch.setattr(waiting, "_STILL_WAITING", 0.2)
     monkeypatch.setattr(waiting, "_RECHECK", 0.05)
     async with (
         AsyncCoordinator(database, name="holder") as one,
-        AsyncCoordinator(database, engine=engine) as other,  # type: ignore[arg-type]
+        AsyncCoordinator(database, engine=engine) as other,
     ):
         events = seen(other, StillWaiting)
         hold = await one.lock("long").acquire()
@@ -290,8 +292,7 @@ async def test_cycle_is_reported(database: str, monkeypatch: pytest.MonkeyPatch)
         x, y = await ann.lock("x").acquire(), await bob.lock("y").acquire()
         tasks = [asyncio.create_task(ann.lock("y").acquire()), asyncio.create_task(bob.lock("x").acquire())]
         for events in told.values():
-            await eventually_async(lambda events=events: [event for event in events if event.cycle])
-            cycle = next(event for event in events if event.cycle).cycle
+            cycle = await eventually_async(partial(_first_cycle, events))
             assert {name.partition("@")[0] for name in cycle} == {"ann", "bob"}
         assert not any(task.done() for task in tasks)
         await x.release()
@@ -312,3 +313,7 @@ async def test_release_does_not_wait_for_its_wake_up(database: str, server: Serv
             taken: Hold = await asyncio.wait_for(task, 5)
             await eventually_async(lambda: failed)
             await taken.release()
+
+
+def _first_cycle(events: list[StillWaiting]) -> tuple[str, ...]:
+    return next((event.cycle for event in events if event.cycle), ())

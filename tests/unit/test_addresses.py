@@ -104,7 +104,6 @@ def test_names_that_do_not_resolve() -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
-@pytest.mark.xfail(reason="the look-up raises UnicodeError, which is no OSError, and the keeper's task dies of it")
 def test_a_name_that_is_no_name_is_unavailable_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with pytest.raises(Unavailable):
@@ -154,7 +153,6 @@ def test_an_unknown_service_names_the_files(monkeypatch: pytest.MonkeyPatch, tmp
         attempts({"service": "billing"})
 
 
-@pytest.mark.xfail(reason="an indented line continues the one before; libpq ignores white space in front")
 def test_a_service_with_indented_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "services"
     file.write_text("[billing]\nhost=one\n  port=7\n")

@@ -230,7 +230,6 @@ class Call:
         """Never run: its loop has ended."""
 
 
-@pytest.mark.xfail(reason="after the first refused wake-up every later call is kept for ever")
 def test_posts_to_a_loop_that_has_ended_are_forgotten() -> None:
     engine = EngineThread.join()
     engine.leave()

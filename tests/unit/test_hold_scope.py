@@ -25,13 +25,9 @@ loop_factory = loops
 assert hold_cases_structures  # imported for the cases that it adds
 
 NOTE = "the hold was lost"
-TABLE = [
-    pytest.param(name, marks=[pytest.mark.xfail(reason=case.defect)] if case.defect else [])
-    for name, case in CASES.items()
-]
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", CASES)
 async def test_scope(name: str) -> None:
     wanted = CASES[name]
     scene = Scene()

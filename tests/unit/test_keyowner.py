@@ -1,6 +1,6 @@
 """The owner of one key against a model of the server, in every order that Hypothesis can think of.
 
-Here live the model (what one session may hold, as the server counts it) and the rules that disturb it.
+Here live the rules that disturb an owner and the invariants; the model of the server stands in `lockmodel.py`.
 
 Theory: the owner may not assume anything about time. So a statement is *sent*, *executed* and *answered* in three
 separate steps, and between any two of them claims arrive, leave or are released, the link dies, other sessions take the
@@ -12,7 +12,6 @@ the server does: granting twice gives two, which is the defect that the owner ex
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from hypothesis import settings
@@ -24,142 +23,10 @@ from pgconcert.errors import StatementFailed, Unavailable
 from pgconcert.hold import Grant
 from pgconcert.keys import LockKey
 from pgconcert.postgres.keyowner import KeyOwner
+from tests.unit.lockmodel import Answer, Request, ServerKey, Shard
 
 KEYS: Final = (7, -1)
 GIVE_UP_AFTER: Final = 3
-
-
-class Answer:
-    """A waiter that may be settled once."""
-
-    def __init__(self) -> None:
-        self.told: list[object] = []
-
-    def done(self) -> bool:
-        return bool(self.told)
-
-    def set_result(self, result: bool, /) -> None:
-        self.told.append(result)
-
-    def set_exception(self, exception: Exception, /) -> None:
-        self.told.append(exception)
-
-
-@dataclass
-class ServerKey:
-    """One key as the server sees it. ``ours`` and ``marks`` are counts of one session."""
-
-    ours: int = 0
-    marks: int = 0
-    foreign: bool = False
-    foreign_mark: bool = False
-    looking: bool = False
-
-    def lock(self) -> bool:
-        if self.foreign:
-            return False
-        self.ours += 1
-        return True
-
-    def execute(self, verb: str) -> str:
-        if verb == "try":
-            return "t" if self.lock() else "f"
-        if verb == "mark":
-            if self.looking:
-                return "b"
-            self.marks += 1
-            return "t" if self.lock() else "f"
-        if verb == "unlock":
-            if not self.ours:
-                return "n"
-            self.ours -= 1
-            return "w" if self.foreign_mark else "q"
-        assert verb == "unmark"
-        assert self.marks, "unmarked what was not marked"
-        self.marks -= 1
-        return "t"
-
-
-@dataclass
-class Request:
-    """A statement under way."""
-
-    owner: KeyOwner
-    verb: str
-    answer: str | None = None
-    failure: StatementFailed | None = None
-    reconciling: bool = False
-
-
-@dataclass
-class Shard:
-    """The part of a shard and its locker that an owner sees."""
-
-    server: dict[int, ServerKey]
-    owners: dict[int, KeyOwner] = field(default_factory=dict)
-    requests: list[Request] = field(default_factory=list)
-    watched: dict[KeyOwner, None] = field(default_factory=dict)
-    resting: list[KeyOwner] = field(default_factory=list)
-    grants: list[Claim] = field(default_factory=list)
-    lost: list[Claim] = field(default_factory=list)
-    strange: list[int] = field(default_factory=list)
-    up: bool = False
-    heard: bool = False
-
-    def send(self, owner: KeyOwner, verb: str) -> None:
-        assert self.up
-        assert self.owners.get(owner.value) is owner, f"{verb} by an owner that has retired"
-        assert all(known.owner is not owner for known in self.requests), "two statements of one key under way"
-        self.requests.append(Request(owner, verb))
-
-    def try_(self, owner: KeyOwner) -> None:
-        self.send(owner, "try")
-
-    def mark(self, owner: KeyOwner) -> None:
-        assert owner in self.watched
-        self.send(owner, "mark")
-
-    def unlock(self, owner: KeyOwner) -> None:
-        self.send(owner, "unlock")
-
-    def unmark(self, owner: KeyOwner) -> None:
-        self.send(owner, "unmark")
-
-    def can_mark(self, owner: KeyOwner) -> bool:
-        self.watched[owner] = None
-        owner.watching = True
-        return self.heard
-
-    def watch(self, owner: KeyOwner) -> None:
-        self.watched[owner] = None
-
-    def unwatch(self, owner: KeyOwner) -> None:
-        if owner.watching:
-            owner.watching = False
-            self.watched.pop(owner, None)
-
-    def retire(self, owner: KeyOwner) -> None:
-        if self.owners.get(owner.value) is not owner:
-            return
-        known = self.server[owner.value]
-        assert (known.ours, known.marks) == (0, 0), "retired with something left on the server"
-        assert all(request.owner is not owner for request in self.requests), "retired with a statement under way"
-        del self.owners[owner.value]
-        owner.watching = False
-        self.watched.pop(owner, None)
-
-    def wake_others(self, owner: KeyOwner) -> None:
-        self.resting.append(owner)
-
-    def not_ours(self, owner: KeyOwner) -> None:
-        self.strange.append(owner.value)
-
-    def granted(self, claim: Claim) -> None:
-        assert claim not in self.grants, "granted twice"
-        self.grants.append(claim)
-
-    def hold_lost(self, claim: Claim) -> None:
-        self.lost.append(claim)
 
 
 class KeyOwnerMachine(RuleBasedStateMachine):
@@ -360,7 +227,9 @@ class KeyOwnerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.shard.resting)
     @rule()
     def rested(self) -> None:
-        self.shard.resting.pop(0).rested()
+        timer = self.shard.resting.pop(0)
+        if not timer.cancelled:
+            timer.owner.rested()
 
     # what must be true at every instant
 

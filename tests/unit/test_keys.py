@@ -93,7 +93,7 @@ def test_interest_pairs_fit_the_server_and_say_their_kind(number: int) -> None:
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30])
 def test_an_int_beyond_64_bits_is_refused(number: int) -> None:
-    with pytest.raises(KeyInvalid, match=r"does not fit 64 bits"):
+    with pytest.raises(KeyInvalid, match=r"does not fit"):
         KeySpace().key(number)
 
 
@@ -102,7 +102,6 @@ def test_the_ends_of_the_range_are_keys(number: int) -> None:
     assert KeySpace().key(number).value == number
 
 
-@pytest.mark.xfail(reason="the message prints the number, and Python refuses to print one of so many digits")
 def test_an_int_of_thousands_of_digits_is_refused_too() -> None:
     with pytest.raises(KeyInvalid):
         KeySpace().key(1 << 20000)
@@ -132,7 +131,6 @@ def test_subclasses_give_the_key_of_their_value() -> None:
     assert space.key(Number.SEVEN) == space.key(7)
 
 
-@pytest.mark.xfail(reason="str() of such a member is its name, so it locks another key than the text it equals")
 def test_a_text_enum_gives_the_key_of_the_text_it_equals() -> None:
     assert Name.INVOICE.value == "invoice"
     assert KeySpace().key(Name.INVOICE) == KeySpace().key("invoice")

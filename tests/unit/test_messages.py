@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,7 +131,6 @@ async def test_a_failed_batch_is_sent_again_singly_and_each_learns_its_own() -> 
     assert play.fates == [("first", None), ("x", None), ("y", refused)]
 
 
-@pytest.mark.xfail(reason="idle looks at the group only, so close() does not wait for messages that are sent again")
 async def test_messages_that_are_sent_again_are_not_idle() -> None:
     play = Fates()
     for payload in ("first", "x", "y"):

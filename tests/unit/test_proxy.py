@@ -389,7 +389,7 @@ def secure(proxy: FaultProxy, *, ask: bytes = SSL_REQUEST) -> ssl.SSLSocket:
         plain.sendall(ask)
         assert plain.recv(1) == b"S"
     context = ssl.create_default_context(cafile=str(proxy.certificate))
-    return context.wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
+    return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
 def test_tls_towards_the_client_plain_towards_the_server(echo: Echo, tls_proxy: FaultProxy) -> None:
@@ -443,8 +443,7 @@ def test_tls_pause_and_cut(tls_proxy: FaultProxy) -> None:
         tls_proxy.resume()
         assert client.recv(1) == b"y"
         tls_proxy.cut(rst=False)
-        with pytest.raises(ssl.SSLEOFError):
-            client.recv(1)
+        assert client.recv(1) == b""
 
 
 def test_gss_is_declined_and_then_tls_accepted(tls_proxy: FaultProxy) -> None:

@@ -57,6 +57,8 @@ def attempts(parameters: Mapping[str, str]) -> list[Attempt]:
             continue
         try:
             found.extend({"host": host, "hostaddr": numeric, "port": port} for numeric in _look_up(host, port))
+        except UnicodeError:
+            unresolved.append(f"{host}: not a host name")
         except OSError as error:
             unresolved.append(f"{host}: {error.strerror or error}")
     if not found:
@@ -103,7 +105,8 @@ def _with_service(parameters: dict[str, str]) -> dict[str, str]:
     for place in places:
         reader = configparser.RawConfigParser(delimiters=("=",), comment_prefixes=("#",), strict=False)
         try:
-            reader.read_string(place.read_text())
+            # libpq ignores white space in front of a line, which configparser takes for its continuation
+            reader.read_string("\n".join(line.strip() for line in place.read_text().splitlines()))
         except (OSError, UnicodeDecodeError, configparser.Error):
             continue
         if reader.has_section(service):

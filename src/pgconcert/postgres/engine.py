@@ -2,7 +2,8 @@
 
 It lives on one event loop. A process that uses everything has the links *lock* (one per thousand keys), *listen* and
 *publish*, opened when first needed. After a fork the child owns nothing: descriptors are closed without a word to the
-server, every hold is lost with the reason ``forked``, and the parent goes on unharmed.
+server, every hold is lost with the reason ``forked``, and the parent goes on unharmed
+(``link.py`` closes the descriptors).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import weakref
 
 from ..backend import Health
-from ..conninfo import Address, AddressSource
+from ..conninfo import Address, AddressSource, environment_address
 from ..events import EventStream
 from ..offloop import off_loop
 from .embedded import EmbeddedServer
@@ -52,13 +53,14 @@ class PostgresBackend:
 
     async def open(self) -> None:
         """Make ready. Nothing connects before it is needed, except that an embedded server is started here."""
-        address = self._address
+        address = environment_address() if self._address is None else self._address
+        direct = AddressSource(self._direct) if self._direct is not None else None
         if isinstance(address, str) and address.startswith("embedded:"):
             self._embedded = await _start_embedded(address)
             address = self._embedded.url
         context = Context(
             address=AddressSource(address),
-            direct_address=AddressSource(self._direct) if self._direct is not None else None,
+            direct_address=direct,
             name=self._name,
             network_timeout=self._network_timeout,
             connect_timeout=self._connect_timeout,
@@ -72,12 +74,18 @@ class PostgresBackend:
 
     async def close(self) -> None:
         """Give everything back and close the links."""
-        _living.discard(self)
-        await self.locker.close()
-        await self._publisher.close()
-        await self._listener.close()
-        if self._embedded is not None:
-            await off_loop(self._embedded.stop)
+        try:
+            await self.locker.close()
+        finally:
+            try:
+                await self._publisher.close()
+            finally:
+                try:
+                    await self._listener.close()
+                finally:
+                    _living.discard(self)
+                    if self._embedded is not None:
+                        await off_loop(self._embedded.stop)
 
     def health(self) -> Health:
         """How the links and locks are."""
@@ -94,8 +102,6 @@ class PostgresBackend:
     def forked(self) -> None:
         """In a forked child: let go of everything without touching the loop."""
         self.locker.forked()
-        self._listener.forked()
-        self._publisher.forked()
 
 
 _living: weakref.WeakSet[PostgresBackend] = weakref.WeakSet()

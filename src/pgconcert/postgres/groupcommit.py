@@ -150,8 +150,11 @@ class Group(Generic[T]):
         if isinstance(error, LinkLost):
             return
         batch, self._batch = self._batch, ()
-        if error is None:
-            self._verb.answered(batch, rows)
-        else:
-            self._verb.failed(batch, error)
-        self._turns.answered(len(batch))
+        try:
+            if error is None:
+                self._verb.answered(batch, rows)
+            else:
+                self._verb.failed(batch, error)
+        finally:
+            # whatever a reader of answers does, the turn is passed on
+            self._turns.answered(len(batch))

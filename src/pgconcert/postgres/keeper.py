@@ -31,7 +31,7 @@ from typing import Final, Literal, Protocol
 
 from ..backend import LinkHealth
 from ..conninfo import AddressSource
-from ..errors import ConfigurationError, PgconcertError, PoolerRefused, StandbyRefused, Unavailable
+from ..errors import ConfigurationError, CoordinatorClosed, PgconcertError, PoolerRefused, StandbyRefused, Unavailable
 from ..events import ConnectFailed, EventStream, LinkClosed, LinkLost, LinkOpened, SettingRefused
 from ..offloop import off_loop
 from .addresses import Attempt, attempts
@@ -120,14 +120,14 @@ class Keeper:
         if self._closed:
             return
         self._wanted = True
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = self._context.loop.create_task(self._run(), name=f"pgconcert {self.role} link")
 
     def unwant(self) -> None:
         """Close the link; nothing needs it now. ``want`` may follow at any time."""
         self._wanted = False
         if self.link is not None:
-            self._end("not needed any more")
+            self._end(self.link, "not needed any more")
         elif self._task is not None and self._task is not _running_task():
             self._task.cancel()
             self._task = None
@@ -144,12 +144,6 @@ class Keeper:
     def context(self) -> Context:
         """What all links of the engine share."""
         return self._context
-
-    def forked(self) -> None:
-        """In a forked child: let go of the socket and of everything else."""
-        self._closed = True
-        if self.link is not None:
-            self.link.abandon()
 
     def health(self) -> LinkHealth:
         """How it is."""
@@ -178,16 +172,8 @@ class Keeper:
 
     def link_lost(self, link: Link, reason: str) -> None:
         """The link died. Called by the link."""
-        self._statements += link.statements
-        self.link = None
-        if self._look is not None:
-            self._look.cancel()
-        self._context.events.emit(
-            LinkLost(role=self.role, server_pid=link.pid, reason=reason, unanswered=link.lost_answers)
-        )
-        self._owner.link_down(reason)
-        if self._lost is not None and not self._lost.done():
-            self._lost.set_result(reason)
+        lost = LinkLost(role=self.role, server_pid=link.pid, reason=reason, unanswered=link.lost_answers)
+        self._down(link, reason, lost)
 
     def notified(self, notification: Notification) -> None:
         """A notification arrived. Called by the link."""
@@ -196,6 +182,20 @@ class Keeper:
     # the task
 
     async def _run(self) -> None:
+        try:
+            await self._keep()
+        except asyncio.CancelledError:
+            if self._wanted and self._task is _running_task():
+                # not by us: somebody cancels all tasks, because the program is ending
+                if self.link is not None:
+                    self._end(self.link, "its task was cancelled")
+                self._owner.connect_failed(CoordinatorClosed("the task that keeps the connection was cancelled"))
+            raise
+        finally:
+            if self._task is _running_task():
+                self._task = None
+
+    async def _keep(self) -> None:
         loop = self._context.loop
         down_since = loop.time()
         delay = _FIRST_DELAY
@@ -224,20 +224,12 @@ class Keeper:
             up_since = loop.time()
             self._lost = loop.create_future()
             self._up(link, proof)
-            try:
-                await self._lost
-            except asyncio.CancelledError:
-                # the event loop is ending, and nobody has closed us
-                if self.link is not None:
-                    self._end("the event loop ended")
-                raise
+            await self._lost
             down_since = loop.time()
-            if down_since - up_since > _STABLE:
-                delay = _FIRST_DELAY
+            delay = _FIRST_DELAY if down_since - up_since > _STABLE else min(delay * 2, _LAST_DELAY)
             if self._wanted:
                 # many processes may have lost their links in the same instant
                 await asyncio.sleep(delay * random.random())
-        self._task = None
 
     def _up(self, link: Link, proof: Proof) -> None:
         self._attempts = 0
@@ -266,7 +258,7 @@ class Keeper:
         parameters["application_name"] = context.application_name(self.role, parameters.get("application_name"))
         parameters.setdefault("tcp_user_timeout", str(round(context.network_timeout * 1000)))
         parameters.setdefault("keepalives_idle", str(max(1, round(context.network_timeout / 2))))
-        limit = float(parameters.pop("connect_timeout", 0) or context.connect_timeout)
+        limit = _limit(parameters.pop("connect_timeout", ""), context.connect_timeout)
         places = await off_loop(lambda: attempts(parameters))
         failures: list[str] = []
         for place in places:
@@ -295,6 +287,8 @@ class Keeper:
                 started = self._context.loop.time()
                 await link.execute(PING)
                 self.round_trip = self._context.loop.time() - started
+            if link.dead is not None:
+                raise Unavailable(link.dead)
             return link, proof
         except BaseException:
             if link is not None:
@@ -342,18 +336,29 @@ class Keeper:
 
         return measure
 
-    def _end(self, reason: str) -> None:
-        link, self.link = self.link, None
-        assert link is not None
-        self._statements += link.statements
+    def _end(self, link: Link, reason: str) -> None:
         link.owner = None
+        link.close(reason)
+        self._down(link, reason, LinkClosed(role=self.role, server_pid=link.pid))
+
+    def _down(self, link: Link, reason: str, event: LinkLost | LinkClosed) -> None:
+        self._statements += link.statements
+        self.link = None
         if self._look is not None:
             self._look.cancel()
-        link.close(reason)
-        self._context.events.emit(LinkClosed(role=self.role, server_pid=link.pid))
-        self._owner.link_down(reason)
+        # first the task, which runs later: whatever the owner does, the next connection will be made
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(reason)
+        self._context.events.emit(event)
+        self._owner.link_down(reason)
+
+
+def _limit(text: str, default: float) -> float:
+    try:
+        seconds = float(text or 0)
+    except ValueError:
+        raise ConfigurationError(f"connect_timeout of the address must be a number of seconds, not {text!r}") from None
+    return seconds if seconds > 0 else default
 
 
 def _as_ours(error: Exception) -> PgconcertError:

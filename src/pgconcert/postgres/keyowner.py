@@ -13,7 +13,7 @@ What the owner notes::
     queue    the claims that want it, in order of arrival
     tried    a try was refused since the queue began to wait
     woken    somebody released it, or the re-check is due: try again
-    resting  we have just released it and others wait: they get their chance first
+    rest     the timer of a rest: we have just released it and others wait, who get their chance first
     busy     a statement about this key is under way, or its failure is being looked into
 
 What ``step`` does, first match::
@@ -36,7 +36,7 @@ When the link dies everything the server knew of us is gone: the claim is lost, 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ..backend import DONE, GRANTED, WAITING, Claim
 from ..hold import Waiter
@@ -54,6 +54,12 @@ _WANTED: Final = ord("w")
 _HOPELESS: Final = 3
 
 
+class Timer(Protocol):
+    """What ends by itself or is ended before; ``asyncio.TimerHandle`` is one."""
+
+    def cancel(self) -> None: ...
+
+
 class KeyOwner:
     """One active key."""
 
@@ -64,14 +70,14 @@ class KeyOwner:
         "failures",
         "held",
         "marked",
+        "name",
         "pair",
         "queue",
         "raw",
         "refused_marks",
-        "resting",
+        "rest",
         "shard",
         "tried",
-        "vain",
         "value",
         "watching",
         "woken",
@@ -88,11 +94,11 @@ class KeyOwner:
         self.queue: deque[Claim] = deque()
         self.tried = False
         self.woken = False
-        self.resting = False
+        self.rest: Timer | None = None
         self.busy = False
         self.watching = False
         self.done: Waiter | None = None
-        self.vain = 0
+        self.name: int | str = value
         self.refused_marks = 0
         self.failures = 0
 
@@ -180,8 +186,8 @@ class KeyOwner:
         self.busy = self.held = self.tried = False
         self.failures = 0
         done, self.done = self.done, None
+        self.shard.released(self, answer == _WANTED)
         if answer == _WANTED:
-            self.resting = True
             self.shard.wake_others(self)
         elif answer == _NOT_OURS:
             self.shard.not_ours(self)
@@ -199,7 +205,7 @@ class KeyOwner:
 
     def asleep(self) -> bool:
         """Whether it waits for a wake-up; if so it counts as busy from now on, because a try is being sent."""
-        if self.busy or self.held or self.resting or not self.tried or not self.queue:
+        if self.busy or self.held or self.rest is not None or not self.tried or not self.queue:
             return False
         if not self.marked and self.refused_marks < _HOPELESS:
             return False
@@ -209,7 +215,7 @@ class KeyOwner:
 
     def rested(self) -> None:
         """The others have had their chance."""
-        self.resting = False
+        self.rest = None
         self.step()
 
     def recover(self, *, held: bool, marked: bool, unlocking: bool, error: Exception | None) -> None:
@@ -229,7 +235,10 @@ class KeyOwner:
 
     def link_died(self, reason: str) -> None:
         """Everything the server knew of us is gone."""
-        self.busy = self.held = self.marked = self.tried = self.resting = False
+        self.busy = self.held = self.marked = self.tried = False
+        if self.rest is not None:
+            self.rest.cancel()
+            self.rest = None
         self.refused_marks = 0
         claim, self.claim = self.claim, None
         done, self.done = self.done, None
@@ -258,7 +267,7 @@ class KeyOwner:
         while queue and queue[0].state != WAITING:
             queue.popleft()
         if not shard.up:
-            if not queue and not self.resting:
+            if not queue:
                 shard.retire(self)
             return
         if self.held:
@@ -273,9 +282,9 @@ class KeyOwner:
             if self.marked:
                 self.busy = True
                 shard.unmark(self)
-            elif not self.resting:
+            elif self.rest is None:
                 shard.retire(self)
-        elif self.resting:
+        elif self.rest is not None:
             return
         elif not self.tried:
             self.busy = True
@@ -292,13 +301,13 @@ class KeyOwner:
             shard.try_(self)
 
     def _grant(self) -> None:
-        self.vain = 0
         queue = self.queue
         while queue:
             claim = queue.popleft()
             if claim.state == WAITING:
                 claim.state = GRANTED
                 self.claim = claim
+                self.name = claim.name
                 if not claim.waiter.done():
                     claim.waiter.set_result(True)
                 self.shard.granted(claim)

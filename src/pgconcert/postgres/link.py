@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import fcntl
 import os
 import termios
@@ -96,6 +97,10 @@ class Link:
         self.answers = 0
         self.lost_answers = 0
         self.pid = connection.backend_pid
+        self.server = _server(connection)
+        """Where it is connected to, for people."""
+        self.version = connection.server_version
+        """The server's version as a number, 180004 for 18.4."""
         self.tls = bool(connection.ssl_in_use)
         connection.nonblocking = 1
         connection.enter_pipeline_mode()
@@ -113,6 +118,7 @@ class Link:
             connection = pq.PGconn.connect_start(conninfo.encode())
         except OperationalError as error:
             raise Unavailable(_one_line(str(error))) from None
+        _open_connections.add(connection)
         try:
             # libpq wants the caller to behave as if the first poll had said "writing"
             polled = int(pq.PollingStatus.WRITING)
@@ -124,24 +130,13 @@ class Link:
                 await _socket_ready(loop, connection.socket, polled == pq.PollingStatus.READING)
                 polled = connection.connect_poll()
         except NotSupportedError as error:
-            connection.finish()
+            _finish(connection)
             raise ConfigurationError(
                 f"the installed libpq cannot do what a link needs: {error}; install pgconcert[binary] or libpq 14+"
             ) from None
         except BaseException:
-            connection.finish()
+            _finish(connection)
             raise
-
-    @property
-    def server(self) -> str:
-        """Where it is connected to, for people."""
-        host = self._pg.host.decode(errors="replace")
-        return host if host.startswith(("/", "@")) else f"{host}:{self._pg.port.decode()}"
-
-    @property
-    def version(self) -> int:
-        """The server's version as a number, 180004 for 18.4."""
-        return self._pg.server_version
 
     @property
     def unanswered(self) -> int:
@@ -201,12 +196,6 @@ class Link:
     def close(self, reason: str = "closed") -> None:
         """Close now; the server frees what hangs on this session. The owner is told as for any other death."""
         self._die(reason)
-
-    def abandon(self) -> None:
-        """In a forked child: close the descriptor without a word to the server, the loop, or libpq."""
-        if self.dead is None:
-            self.dead = "forked"
-            os.close(self._fd)
 
     def _queue(self, sent: Statement, params: Sequence[bytes | None]) -> None:
         self.statements += 1
@@ -314,7 +303,7 @@ class Link:
         if self._writing:
             self._loop.remove_writer(self._fd)
         self._pg.notice_handler = None
-        self._pg.finish()
+        _finish(self._pg)
         lost = self._in_flight
         self._in_flight = deque()
         self.lost_answers = len(lost)
@@ -336,6 +325,29 @@ class Link:
 
     def __repr__(self) -> str:
         return f"<Link backend {self.pid} {'dead: ' + self.dead if self.dead else 'open'}>"
+
+
+_open_connections: set[pq.abc.PGconn] = set()
+
+
+def _finish(connection: pq.abc.PGconn) -> None:
+    _open_connections.discard(connection)
+    connection.finish()
+
+
+def _after_fork_in_child() -> None:
+    # connections that are still being made count as well: an inherited socket would keep the parent's session alive
+    for connection in _open_connections:
+        with contextlib.suppress(OSError, OperationalError):
+            os.close(connection.socket)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _server(connection: pq.abc.PGconn) -> str:
+    host = connection.host.decode(errors="replace")
+    return host if host.startswith(("/", "@")) else f"{host}:{connection.port.decode()}"
 
 
 def _rows(result: pq.abc.PGresult) -> Rows:

@@ -85,10 +85,6 @@ class Listener:
         self._stop_timers()
         await self.keeper.close()
 
-    def forked(self) -> None:
-        """In a forked child."""
-        self.keeper.forked()
-
     # what the keeper tells us
 
     def link_up(self, link: Link, proof: Proof) -> None:

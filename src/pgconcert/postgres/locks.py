@@ -7,12 +7,13 @@ closes. What concerns waiting stands in ``waiting.py``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from time import monotonic as _now
 from typing import Final
 
 from ..backend import Claim, Describer, Holder
 from ..errors import ConfigurationError, CoordinatorClosed, LockBudgetExceeded, PgconcertError
-from ..events import HoldBroken, HoldDropped, LockAcquired, ReleaseRefused
+from ..events import HoldBroken, HoldDropped, LockAcquired, LockReleased, ReleaseRefused
 from ..hold import Grant, Waiter
 from ..keys import LockKey
 from .keeper import Context
@@ -62,7 +63,7 @@ class PostgresLocker:
         owner = self._owners.get(value)
         if owner is None:
             budget = self.budget
-            if budget is not None and len(self._owners) >= budget:
+            if budget is not None and len(self._owners) >= budget and self._in_use() >= budget:
                 claim.fail(self._over_budget(budget))
                 return
             shard = self._shard_with_room()
@@ -85,14 +86,19 @@ class PostgresLocker:
             waiter.set_result(True)
 
     def drop(self, claim: Grant) -> None:
-        """Release a claim whose hold was thrown away."""
+        """Release a claim whose hold was thrown away. Finalisers run in any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the links with it
+            self._loop.call_soon_threadsafe(self._drop, claim)
+
+    def _drop(self, claim: Grant) -> None:
         self._events.emit(HoldDropped(key=claim.name))
         self.release(claim, None)
 
     def describe(self, key: LockKey, waiter: Describer) -> None:
         """Ask who holds a key."""
-        link = self._any_link()
-        if link is None:
+        shard = next((shard for shard in self.shards if shard.keeper.link is not None), None)
+        link = shard.keeper.link if shard is not None else None
+        if shard is None or link is None:
             waiter.set_result(None)
             return
 
@@ -104,7 +110,7 @@ class PostgresLocker:
             else:
                 waiter.set_result(_holder(rows[0]))
 
-        link.send(HOLDER, halves(key.value), answered)
+        link.send(HOLDER, (shard.database, *halves(key.value)), answered)
 
     @property
     def held(self) -> int:
@@ -131,9 +137,14 @@ class PostgresLocker:
         if self._owners and any(shard.up for shard in self.shards):
             self._all_gone = self._loop.create_future()
             await asyncio.wait([self._all_gone], timeout=_FAREWELL)
-        self.waiting.close()
-        for shard in self.shards:
-            await shard.keeper.close()
+        try:
+            for shard in self.shards:
+                if shard.emptied is not None:
+                    shard.emptied.cancel()
+                await shard.keeper.close()
+        finally:
+            # last, because a link that closes sends its waiters home
+            self.waiting.close()
 
     def forked(self) -> None:
         """In a forked child: nothing is ours any more."""
@@ -141,8 +152,6 @@ class PostgresLocker:
         for owner in self._owners.values():
             if owner.claim is not None:
                 owner.claim.reason = "forked"
-        for shard in self.shards:
-            shard.keeper.forked()
 
     # what shards and owners tell us
 
@@ -155,8 +164,8 @@ class PostgresLocker:
         del self._owners[owner.value]
         self.waiting.unwatch(owner)
         if not shard.owners:
-            if shard is not self.shards[0]:
-                self._loop.call_later(_LINGER, self._close_if_empty, shard)
+            if shard is not self.shards[0] and shard.emptied is None and not self._closed:
+                shard.emptied = self._loop.call_later(_LINGER, self._close_if_empty, shard)
             if self._all_gone is not None and not self._owners and not self._all_gone.done():
                 self._all_gone.set_result(None)
 
@@ -165,6 +174,11 @@ class PostgresLocker:
         if self._events.wants(LockAcquired):
             self._events.emit(LockAcquired(key=claim.name, waited=_now() - claim.since))
 
+    def released(self, owner: KeyOwner, wanted: bool) -> None:
+        """A lock was given back."""
+        if self._events.wants(LockReleased):
+            self._events.emit(LockReleased(key=owner.name, wanted=wanted))
+
     def hold_lost(self, claim: Claim) -> None:
         """A hold was lost."""
         self._events.emit(HoldBroken(key=claim.name, reason=claim.reason or ""))
@@ -172,7 +186,7 @@ class PostgresLocker:
     def not_ours(self, owner: KeyOwner) -> None:
         """The server did not know the lock that we released."""
         link = owner.shard.keeper.link
-        self._events.emit(ReleaseRefused(key=owner.value, server_pid=link.pid if link else 0))
+        self._events.emit(ReleaseRefused(key=owner.name, server_pid=link.pid if link else 0))
 
     def shard_up(self, shard: LockShard, link: Link, proof: Proof) -> None:
         """A lock link is open: learn what the server can carry."""
@@ -180,7 +194,7 @@ class PostgresLocker:
         if self._wanted_budget is None:
             self.budget = max(1, round(proof.lock_table * _OUR_SHARE))
         assert self.budget is not None
-        surplus = len(self._owners) - self.budget
+        surplus = self._in_use() - self.budget
         for owner in [*shard.owners.values()][::-1]:
             if surplus <= 0:
                 break
@@ -197,7 +211,7 @@ class PostgresLocker:
     def connect_failed(self, shard: LockShard, error: PgconcertError) -> None:
         """Before the first connection ever, every claim learns it; later only those that do not want to wait."""
         ever_up = any(known.keeper.ever_up for known in self.shards)
-        final = isinstance(error, ConfigurationError) or not ever_up
+        final = isinstance(error, (ConfigurationError, CoordinatorClosed)) or not ever_up
         for owner in [*shard.owners.values()]:
             for claim in [*owner.queue]:
                 if final or not claim.wait:
@@ -209,9 +223,12 @@ class PostgresLocker:
 
     # the budget
 
+    def _in_use(self) -> int:
+        return sum(owner.claim is not None or bool(owner.queue) for owner in self._owners.values())
+
     def _over_budget(self, budget: int) -> LockBudgetExceeded:
         return LockBudgetExceeded(
-            f"{len(self._owners)} locks are held or waited for by this process, and its budget is {budget}; give the "
+            f"{self._in_use()} locks are held or waited for by this process, and its budget is {budget}; give the "
             "coordinator a larger max_locks if the server can carry it (max_locks_per_transaction x max_connections), "
             "or hold fewer locks at once"
         )
@@ -242,12 +259,10 @@ class PostgresLocker:
                 owner.step()
 
     def _close_if_empty(self, shard: LockShard) -> None:
+        shard.emptied = None
         if not shard.owners and shard in self.shards:
             self.shards.remove(shard)
             shard.keeper.unwant()
-
-    def _any_link(self) -> Link | None:
-        return next((shard.keeper.link for shard in self.shards if shard.keeper.link is not None), None)
 
 
 def _holder(row: tuple[bytes | None, ...]) -> Holder:

@@ -9,6 +9,7 @@ everything else. If the server cannot even be asked, the link is closed, and the
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -55,6 +56,10 @@ class LockShard:
         self._context = locker.context
         self.owners: dict[int, KeyOwner] = {}
         self.up = False
+        self.database = b""
+        """The oid of our database, to find its locks among those of the server."""
+        self.emptied: asyncio.TimerHandle | None = None
+        """The timer that closes a shard which carries nothing."""
         self._try = Verb[KeyOwner](
             "try",
             one=TRY,
@@ -100,6 +105,7 @@ class LockShard:
         self.retire = locker.retire
         self.not_ours = locker.not_ours
         self.granted = locker.granted
+        self.released = locker.released
         self.hold_lost = locker.hold_lost
         self.can_mark = locker.waiting.can_mark
         self.watch = locker.waiting.watch
@@ -122,6 +128,7 @@ class LockShard:
         self.mark = turns.group(self._mark).ask
         self.unmark = turns.group(self._unmark).ask
         self.up = True
+        self.database = proof.database
         self._locker.shard_up(self, link, proof)
         for owner in [*self.owners.values()]:
             owner.step()

@@ -42,6 +42,7 @@ class Publisher:
         self._loop = context.loop
         self._group: Group[_Message] | None = None
         self._waiting: list[_Message] = []
+        self._again = 0
         self._verb = Verb(
             "notify",
             one=NOTIFY,
@@ -66,7 +67,7 @@ class Publisher:
     @property
     def idle(self) -> bool:
         """Whether every message has met its fate."""
-        return not self._waiting and (self._group is None or self._group.idle)
+        return not self._waiting and not self._again and (self._group is None or self._group.idle)
 
     async def close(self) -> None:
         """Publish what was handed in, if that is quick, and nothing more."""
@@ -77,10 +78,6 @@ class Publisher:
                 break
             await asyncio.wait([link.execute(PING)], timeout=_FAREWELL)
         await self.keeper.close()
-
-    def forked(self) -> None:
-        """In a forked child."""
-        self.keeper.forked()
 
     # what the keeper tells us
 
@@ -125,16 +122,17 @@ class Publisher:
                 message.told(error)
             return
         for message in batch:
-            link.send(NOTIFY, message[:2], _one_fate(message))
+            self._again += 1
+            link.send(NOTIFY, message[:2], self._one_fate(message))
 
+    def _one_fate(self, message: _Message) -> Callable[[Rows, Exception | None], None]:
+        def told(rows: Rows, error: Exception | None) -> None:
+            self._again -= 1
+            if isinstance(error, LinkLost):
+                error = PublishUncertain(f"the link died before the server confirmed the notification: {error}")
+            message.told(error)
 
-def _one_fate(message: _Message) -> Callable[[Rows, Exception | None], None]:
-    def told(rows: Rows, error: Exception | None) -> None:
-        if isinstance(error, LinkLost):
-            error = PublishUncertain(f"the link died before the server confirmed the notification: {error}")
-        message.told(error)
-
-    return told
+        return told
 
 
 def _distinct(queue: Sequence[_Message]) -> int:

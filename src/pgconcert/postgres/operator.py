@@ -6,14 +6,26 @@ A plain blocking connection of its own, because whoever uses this looks at coord
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import psycopg
 
 from ..conninfo import parse
 from ..errors import StatementFailed, Unavailable
 
-__all__ = ["Operator"]
+__all__ = ["SESSIONS_WITH_LOCKS", "Operator"]
+
+SESSIONS_WITH_LOCKS: Final = """
+select a.pid, coalesce(a.application_name, ''), coalesce(a.datname, ''), coalesce(a.state, ''), left(a.query, 200),
+       l.classid::int8, l.objid::int8, l.objsubid = 2, l.mode, l.granted
+from pg_catalog.pg_stat_activity a
+left join pg_catalog.pg_locks l on l.pid = a.pid and l.locktype = 'advisory'
+where a.datname is not null and coalesce(a.backend_type, 'client backend') = 'client backend'
+  and a.pid <> pg_catalog.pg_backend_pid() and a.application_name <> 'pgconcert leak check'
+  and (%s or a.datname = pg_catalog.current_database())
+order by a.pid, l.classid, l.objid
+"""
+"""Every client session but this one, with the advisory locks it holds or waits for, a row for each lock."""
 
 
 class Operator:

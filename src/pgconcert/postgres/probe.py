@@ -28,11 +28,13 @@ _PATIENCE: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a probe found. ``incarnation`` is (system identifier, timeline) where the role may read it."""
+    """What a probe found. ``lock_table`` is how many locks the server has room for, ``database`` the oid of ours,
+    ``incarnation`` (system identifier, timeline) where the role may read it."""
 
     through: Through
     standby: bool
     lock_table: int
+    database: bytes
     incarnation: tuple[int, int] | None
 
 
@@ -50,6 +52,7 @@ async def prove(link: Link, second: Callable[[], Awaitable[Link]]) -> Proof:
         through=through,
         standby=row[1] == b"t",
         lock_table=int(row[2] or 0),
+        database=row[3] or b"0",
         incarnation=await _incarnation(incarnation_asked),
     )
 

@@ -14,7 +14,8 @@ _MARK = "from unnest($1::int8[], $2::int4[], $3::int4[]) t(k, a, b)"
 PROBE = statement("""
     select pg_backend_pid(), pg_is_in_recovery(),
            current_setting('max_locks_per_transaction')::int8
-             * (current_setting('max_connections')::int8 + current_setting('max_prepared_transactions')::int8)
+             * (current_setting('max_connections')::int8 + current_setting('max_prepared_transactions')::int8),
+           (select oid from pg_database where datname = current_database())
 """)
 INCARNATION = statement("""
     select system_identifier,
@@ -57,25 +58,25 @@ UNMARK_MANY = statement("""
     select array_agg(pg_advisory_unlock_shared(a, b)) from unnest($1::int4[], $2::int4[]) t(a, b)
 """)
 
-_OURS = "locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())"
-
-# What this session really holds, after a statement failed half-way.
-HELD_BY_US = statement(f"""
-    select classid::int8, objid::int8, objsubid from pg_locks where {_OURS} and granted and pid = pg_backend_pid()
+# What this session really holds, after a statement failed half-way. It must work when the lock table is full, so it
+# touches no shared catalogue, which could not be locked then.
+HELD_BY_US = statement("""
+    select classid::int8, objid::int8, objsubid from pg_locks
+     where locktype = 'advisory' and granted and pid = pg_backend_pid()
 """)
 LOCKS_ON_SERVER = statement("select count(*) from pg_locks where locktype = 'advisory'")
 
-HOLDER = statement(f"""
+HOLDER = statement("""
     select l.pid, a.application_name from pg_locks l left join pg_stat_activity a on a.pid = l.pid
-     where {_OURS} and l.granted
-       and l.classid = $1::oid and l.objid = $2::oid and l.objsubid = 1
+     where l.locktype = 'advisory' and l.granted and l.database = $1::oid
+       and l.classid = $2::oid and l.objid = $3::oid and l.objsubid = 1
      order by l.pid limit 1
 """)
 # Every advisory lock of this database: holders of keys and marks of interest, for the graph of who waits for whom.
-ALL_LOCKS = statement(f"""
+ALL_LOCKS = statement("""
     select l.classid::int8, l.objid::int8, l.objsubid, l.pid, a.application_name
       from pg_locks l left join pg_stat_activity a on a.pid = l.pid
-     where {_OURS} and l.granted limit 20000
+     where l.locktype = 'advisory' and l.granted and l.database = $1::oid limit 5000
 """)
 
 NOTIFY = statement("select pg_notify($1, $2)")

@@ -5,8 +5,8 @@ channels (by hash) *after* the unlock, on another link, so that an unlock cannot
 Waiters listen to the channel before they mark their interest. Whatever is lost on this way, a jittered re-check (0.75
 s +- 25 %, one statement for all waited keys of a link) finds. A process that has released a wanted key rests until
 the wake-up is confirmed and two round trips (at least 1 ms) have passed: without this it would always win against
-those who have yet to be woken. Waiters whose wake-ups were in vain three times in a row wait a random moment, longer
-the more there seem to be of them.
+those who have yet to be woken. Nobody pauses because of wake-ups in vain: the rules that were tried favour those who
+have just won, and starve the others.
 
 If the channel cannot be heard within a second, the waiter marks its interest all the same and lives by the re-check.
 """
@@ -20,7 +20,7 @@ from time import monotonic as _now
 from typing import TYPE_CHECKING, Final
 
 from ..backend import Claim, Holder
-from ..events import LockReleased, StillWaiting, WakeFailed
+from ..events import StillWaiting, WakeFailed
 from .keeper import Context
 from .keyowner import KeyOwner
 from .link import Notification, Rows
@@ -40,9 +40,6 @@ _STILL_WAITING: Final = 10.0
 _PATIENCE_FOR_LISTEN: Final = 1.0
 _REST: Final = 0.001
 _REST_MOST: Final = 0.1
-_VAIN: Final = 3
-_VAIN_STEP: Final = 0.00025
-_VAIN_MOST: Final = 0.05
 
 
 class _Bucket:
@@ -76,7 +73,8 @@ class Waiting:
         self._owners = owners
         self._shards = shards
         self._buckets: dict[int, _Bucket] = {}
-        self._watching: dict[KeyOwner, float] = {}
+        self._watching: dict[KeyOwner, tuple[Claim | None, float]] = {}
+        self._asking = False
         self._recheck: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
@@ -90,19 +88,20 @@ class Waiting:
 
     def wake_others(self, owner: KeyOwner) -> None:
         """Publish that a key is free, and let its owner rest until the others have had their chance."""
-        if self._events.wants(LockReleased):
-            self._events.emit(LockReleased(key=owner.value, wanted=True))
-
-        limit = self._loop.call_later(_REST_MOST, owner.rested)
+        self._let_rest(owner, _REST_MOST)
 
         def told(error: Exception | None) -> None:
             if error is not None:
                 self._events.emit(WakeFailed(keys=1, error=str(error)))
-            limit.cancel()
-            pause = max(_REST, 2 * (owner.shard.keeper.round_trip or 0.0))
-            self._loop.call_later(min(pause, _REST_MOST), owner.rested)
+            if owner.rest is not None:
+                self._let_rest(owner, min(max(_REST, 2 * (owner.shard.keeper.round_trip or 0.0)), _REST_MOST))
 
         self._publisher.publish(_channel(_bucket_of(owner)), str(owner.value), told)
+
+    def _let_rest(self, owner: KeyOwner, seconds: float) -> None:
+        if owner.rest is not None:
+            owner.rest.cancel()
+        owner.rest = self._loop.call_later(seconds, owner.rested)
 
     def can_mark(self, owner: KeyOwner) -> bool:
         """Whether the wake channel of a key is heard. If not yet, its owner is stepped when it is, or is given up."""
@@ -115,14 +114,17 @@ class Waiting:
             bucket.owners.add(owner)
             self.watch(owner)
         if bucket.registration is None:
-            bucket.patience = self._loop.call_later(_PATIENCE_FOR_LISTEN, self._give_up_listening, bucket)
             opened = bucket
             bucket.registration = self._listener.add(_channel(number), self._woken, lambda: self._heard(opened))
-        return bucket.registration.ready or bucket.unheard
+        if bucket.registration.ready or bucket.unheard:
+            return True
+        if bucket.patience is None:
+            bucket.patience = self._loop.call_later(_PATIENCE_FOR_LISTEN, self._give_up_listening, bucket)
+        return False
 
     def watch(self, owner: KeyOwner) -> None:
         """Somebody waits for this key: look again from time to time, and report long waits."""
-        self._watching.setdefault(owner, _STILL_WAITING)
+        self._watching.setdefault(owner, (None, 0.0))
         if self._recheck is None:
             self._schedule_recheck()
 
@@ -150,6 +152,7 @@ class Waiting:
         bucket.unheard = False
         if bucket.patience is not None:
             bucket.patience.cancel()
+            bucket.patience = None
         # the registration may be ready before ``add`` has returned it
         self._loop.call_soon(self._wake_all, bucket)
 
@@ -158,6 +161,7 @@ class Waiting:
             owner.wake()
 
     def _give_up_listening(self, bucket: _Bucket) -> None:
+        bucket.patience = None
         bucket.unheard = True
         for owner in tuple(bucket.owners):
             owner.step()
@@ -169,12 +173,7 @@ class Waiting:
             return
         if owner is None or owner.held or not owner.queue:
             return
-        owner.vain += 1
-        if owner.vain <= _VAIN:
-            owner.wake()
-        else:
-            pause = random.random() * min(_VAIN_MOST, _VAIN_STEP * owner.vain)
-            self._loop.call_later(pause, owner.wake)
+        owner.wake()
 
     # the re-check
 
@@ -190,32 +189,53 @@ class Waiting:
             if shard.up:
                 shard.recheck([owner for owner in self._watching if owner.shard is shard])
         now = _now()
-        for owner, limit in [*self._watching.items()]:
-            if owner.queue and not owner.held and now - owner.queue[0].since >= limit:
-                self._watching[owner] = limit + _STILL_WAITING
-                self._report_waiting(owner, owner.queue[0], now - owner.queue[0].since)
+        overdue: list[tuple[KeyOwner, Claim]] = []
+        for owner, (known, limit) in self._watching.items():
+            first = owner.queue[0] if owner.queue else None
+            if first is not None and now - first.since >= (limit if first is known else _STILL_WAITING):
+                overdue.append((owner, first))
+        if overdue and not self._asking:
+            for owner, first in overdue:
+                self._watching[owner] = (first, now - first.since + _STILL_WAITING)
+            self._report(overdue, now)
 
-    def _report_waiting(self, owner: KeyOwner, claim: Claim, waited: float) -> None:
-        link = owner.shard.keeper.link
-        if link is None:
-            self._events.emit(StillWaiting(key=claim.name, waited=waited, holder="nobody known: no connection"))
+    def _report(self, overdue: Sequence[tuple[KeyOwner, Claim]], now: float) -> None:
+        """One question for all of them: listing locks costs the server and us more than a try does."""
+        name = self._context.application_name("lock", None).removesuffix(" pgconcert-lock")
+        elsewhere: list[tuple[KeyOwner, Claim]] = []
+        for owner, claim in overdue:
+            if owner.held:
+                self._events.emit(
+                    StillWaiting(key=claim.name, waited=now - claim.since, holder=f"{name}, in this process")
+                )
+            else:
+                elsewhere.append((owner, claim))
+        shard = next((shard for shard in self._shards if shard.keeper.link is not None), None)
+        link = shard.keeper.link if shard is not None else None
+        if not elsewhere or shard is None or link is None:
             return
-        me = process_name(self._context.application_name("lock", None), link.pid)
+        self._asking = True
 
         def answered(rows: Rows, error: Exception | None) -> None:
-            known = [read_row(row) for row in rows]
-            holders = [row for row in known if row.key == owner.value]
-            mine = next((process_name(row.application, row.pid) for row in known if row.pid == link.pid), me)
-            self._events.emit(
-                StillWaiting(
-                    key=claim.name,
-                    waited=waited,
-                    holder=str(_named(holders[0])) if holders else None,
-                    cycle=find_cycle(known, mine),
+            self._asking = False
+            if error is not None:
+                return
+            locks = [read_row(row) for row in rows]
+            ours = next((row for row in locks if row.pid == link.pid), None)
+            cycle = find_cycle(locks, process_name(ours.application, ours.pid)) if ours is not None else ()
+            holders = {row.key: row for row in locks}
+            for owner, claim in elsewhere:
+                holder = holders.get(owner.value)
+                self._events.emit(
+                    StillWaiting(
+                        key=claim.name,
+                        waited=now - claim.since,
+                        holder=str(_named(holder)) if holder is not None else None,
+                        cycle=cycle,
+                    )
                 )
-            )
 
-        link.send(ALL_LOCKS, (), answered)
+        link.send(ALL_LOCKS, (shard.database,), answered)
 
 
 def _bucket_of(owner: KeyOwner) -> int:

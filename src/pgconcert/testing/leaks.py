@@ -18,21 +18,12 @@ from typing import Any, Final, TypeVar, overload
 
 import psycopg
 
+from ..postgres.operator import SESSIONS_WITH_LOCKS
+
 T = TypeVar("T")
 
 _FIRST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.05
-
-_SESSIONS: Final = """
-select a.pid, coalesce(a.application_name, ''), coalesce(a.datname, ''), coalesce(a.state, ''), left(a.query, 200),
-       l.classid::int8, l.objid::int8, l.objsubid = 2, l.mode, l.granted
-from pg_catalog.pg_stat_activity a
-left join pg_catalog.pg_locks l on l.pid = a.pid and l.locktype = 'advisory'
-where a.datname is not null and coalesce(a.backend_type, 'client backend') = 'client backend'
-  and a.pid <> pg_catalog.pg_backend_pid() and a.application_name <> 'pgconcert leak check'
-  and (%s or a.datname = pg_catalog.current_database())
-order by a.pid, l.classid, l.objid
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +66,7 @@ def sessions(where: str | psycopg.Connection[Any], *, everywhere: bool = False) 
     from the same picture for ever).
     """
     with _connection(where) as connection:
-        rows = connection.execute(_SESSIONS, (everywhere,)).fetchall()
+        rows = connection.execute(SESSIONS_WITH_LOCKS, (everywhere,)).fetchall()
     found: dict[int, ServerSession] = {}
     locks: dict[int, list[AdvisoryLock]] = {}
     for pid, name, database, state, query, high, low, is_pair, mode, granted in rows:
