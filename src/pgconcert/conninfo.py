@@ -61,9 +61,10 @@ def parse(text: str) -> dict[str, str]:
         # an unescaped @ or : of a password ends up in the host or the port, and would be shown with them
         hosts = parameters.get("host", "").split(",")
         ports = parameters.get("port", "").split(",")
-        if any("@" in host.strip()[1:] for host in hosts) or not all(
-            port.strip().isdigit() or not port for port in ports
-        ):
+        strange = any("@" in host.strip()[1:] for host in hosts) or (
+            "://" in text and "@" in parameters.get("dbname", "")
+        )
+        if strange or any(port and not port.strip().isdigit() for port in ports):
             raise ValueError
         return parameters
     except (Error, ValueError, UnicodeError):

@@ -122,6 +122,7 @@ class AsyncCoordinator:
             # a task of its own: a caller that is cancelled leaves, and the closing goes on
             self._closing = asyncio.get_running_loop().create_task(self._backend.close(), name="pgconcert closing")
         self._state = "closed"
+        self._register = None
         if self._closing is not None:
             await asyncio.shield(self._closing)
 
@@ -145,9 +146,10 @@ class AsyncCoordinator:
         """
         if on_lost != "cancel" and on_lost != "report":
             raise ConfigurationError(f"on_lost must be 'cancel' or 'report', not {on_lost!r}")
-        return AsyncLock(
-            self._open_register(), self._keys.key(key), None if timeout is None else check_timeout(timeout), on_lost
-        )
+        register = self._register
+        if register is None or self._forks != _forks:
+            register = self._open_register()
+        return AsyncLock(register, self._keys.key(key), None if timeout is None else check_timeout(timeout), on_lost)
 
     async def acquire_lock(self, key: int | str) -> bool:
         """Try to take a lock, at once, and keep it until ``release_lock``. For code that is neutral of its backend."""
@@ -175,7 +177,7 @@ class AsyncCoordinator:
 
     def _open_register(self) -> LockRegister:
         register = self._register
-        if register is None or self._state != "open":
+        if register is None:
             raise CoordinatorClosed(
                 "this coordinator is closed"
                 if self._state == "closed"

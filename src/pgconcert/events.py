@@ -266,27 +266,28 @@ class EventStream:
     """Hands every event to the log and to its readers."""
 
     def __init__(self) -> None:
-        self._readers: list[tuple[Callable[[Event], object], tuple[type[Event], ...]]] = []
+        self.readers: list[tuple[Callable[[Event], object], tuple[type[Event], ...]]] = []
+        """Who reads what. Empty: nobody, and the hot path need not ask further."""
 
     def subscribe(self, reader: Callable[[Event], object], *kinds: type[Event]) -> Callable[[], None]:
         """Call ``reader`` with each event of ``kinds`` (all, if none is named). Returns the way to stop it."""
         entry = (reader, kinds or (Event,))
-        self._readers = [*self._readers, entry]
+        self.readers = [*self.readers, entry]
 
         def unsubscribe() -> None:
-            self._readers = [known for known in self._readers if known is not entry]
+            self.readers = [known for known in self.readers if known is not entry]
 
         return unsubscribe
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether anybody reads ``kind``: events of the hot path are made only then."""
-        return bool(self._readers) and any(issubclass(kind, kinds) for _, kinds in self._readers)
+        return bool(self.readers) and any(issubclass(kind, kinds) for _, kinds in self.readers)
 
     def emit(self, event: Event) -> None:
         """Log the event and hand it to its readers."""
         if event.level:
             logger.log(event.level, "%s", event, extra={"event": event})
-        for reader, kinds in self._readers:
+        for reader, kinds in self.readers:
             if isinstance(event, kinds):
                 try:
                     reader(event)

@@ -98,7 +98,7 @@ class Hold:
         "_on_lost",
         "_release",
         "_scoped",
-        "_task",
+        "task",
     )
 
     _lost_error: type[HoldLost] = LockLost
@@ -119,7 +119,8 @@ class Hold:
         self._release = release
         self._dropped = dropped
         self._on_lost = on_lost
-        self._task: asyncio.Task[object] | None = None
+        self.task: asyncio.Task[object] | None = None
+        """The task inside the scope, if any."""
         self._cancels_before = 0
         self._cancelled_by_us = False
 
@@ -182,7 +183,7 @@ class Hold:
 
     async def __aenter__(self) -> Self:
         self.check()
-        if self._task is not None:
+        if self.task is not None:
             raise RuntimeError(f"the hold of {self.key!r} is entered already")
         if self._grant.over:
             raise RuntimeError(f"the hold of {self.key!r} was released already")
@@ -194,7 +195,7 @@ class Hold:
 
     def enter(self, task: asyncio.Task[object]) -> None:
         """Begin the scope in ``task``, the running one. For our own context managers; people write ``async with``."""
-        self._task = task
+        self.task = task
         if self._scoped is not None:
             self._scoped(self._grant, task, True)
         if self._on_lost == "cancel":
@@ -208,14 +209,14 @@ class Hold:
         _post(self._loop, self._cancel_body)
 
     def _cancel_body(self) -> None:
-        if self._task is not None and not self._cancelled_by_us and not self._task.done():
+        if self.task is not None and not self._cancelled_by_us and not self.task.done():
             self._cancelled_by_us = True
-            self._task.cancel(f"the hold of {self.key!r} was lost")
+            self.task.cancel(f"the hold of {self.key!r} was lost")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        task, self._task = self._task, None
+        task, self.task = self.task, None
         grant = self._grant
         grant.scope = None
         if self._scoped is not None and task is not None:

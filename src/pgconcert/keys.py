@@ -9,15 +9,15 @@ different texts share a key with a chance of 2.7e-8 among a million live names; 
 each other, never that exclusion is lost.
 
 The two-int space of advisory locks belongs to this library (an application's own pair locks must stay out of the kinds
-below). A pair is 4 bits of *kind*, then 60 bits of::
-
-    BLAKE2b( "pgconcert:1:" kind NUL key )                  kind in decimal, key as 8 bytes big-endian signed
+below). The first four bits of a pair are its *kind*, the other sixty come from the key: the lower 28 bits of its upper
+half, with the topmost four bits folded in (exclusive or), then its lower half. Two keys that share a mark cost a vain
+wake-up and nothing else. The server computes the same from the key, so only keys travel.
 
 ============  ======================================================================================
 kind 1        interest: held shared while somebody waits for the key
 ============  ======================================================================================
 
-It is a hash and not the key itself, because the bigint 42 and somebody's pair (0, 42) have the same 64 bits.
+It is not the key itself, because the bigint 42 would then be marked by (0, 42), a likely pair of somebody else.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ _MAX_NAMESPACE_BYTES: Final = 200
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
 _INTEREST: Final = 1
-_interest_base: Final = blake2b(b"pgconcert:1:%d\0" % _INTEREST, digest_size=8)
 
 
 class LockKey:
@@ -99,16 +98,13 @@ class KeySpace:
 
 def interest_pair(value: int) -> tuple[int, int]:
     """The pair of int4 that marks interest in a key."""
-    state = _interest_base.copy()
-    state.update(value.to_bytes(8, "big", signed=True))
-    digest = state.digest()
-    first = (_INTEREST << 28) | (int.from_bytes(digest[:4], "big") & 0x0FFFFFFF)
-    return first, int.from_bytes(digest[4:], "big", signed=True)
+    upper = ((value >> 32) ^ ((value >> 60) & 0xF)) & 0x0FFFFFFF
+    return (_INTEREST << 28) | upper, ((value & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
 
 
 def wake_bucket(value: int) -> int:
-    """The one of 256 wake channels on which waiters for a key are woken: the lowest byte of its interest pair."""
-    return interest_pair(value)[1] & 0xFF
+    """The one of 256 wake channels on which waiters for a key are woken: its lowest byte."""
+    return value & 0xFF
 
 
 def _encode(text: str, what: str, error: type[ConfigurationError]) -> bytes:

@@ -31,15 +31,14 @@ class LockRegister:
         self.locker = locker
         self.loop = loop
         self.state = state
-        self.inside: dict[int, asyncio.Task[object]] = {}
+        self.inside: dict[int | str, asyncio.Task[object]] = {}
 
     def scoped(self, claim: Grant, task: asyncio.Task[object], inside: bool) -> None:
         """A task enters the scope of a hold, or leaves it (a lost one perhaps, while another task has the key)."""
-        assert isinstance(claim, Claim)
         if inside:
-            self.inside[claim.key.value] = task
-        elif self.inside.get(claim.key.value) is task:
-            del self.inside[claim.key.value]
+            self.inside[claim.name] = task
+        elif self.inside.get(claim.name) is task:
+            del self.inside[claim.name]
 
 
 class AsyncLock:
@@ -57,7 +56,7 @@ class AsyncLock:
         self._key = key
         self._timeout = timeout
         self._on_lost: OnLost = on_lost
-        self._entered: dict[asyncio.Task[object], Hold] | None = None
+        self._entered: list[Hold] | None = None
 
     @property
     def key(self) -> int | str:
@@ -95,7 +94,7 @@ class AsyncLock:
     async def _acquire(self, timeout: float | None) -> Hold:
         register = self._register
         loop = register.loop
-        inside = register.inside.get(self._key.value)
+        inside = register.inside.get(self._key.name)
         if inside is not None and inside is asyncio.current_task(loop):
             raise WouldDeadlock(
                 f"this task holds {self._key.name!r} already and would wait for itself for ever; locks are not "
@@ -146,11 +145,11 @@ class AsyncLock:
             raise RuntimeError("this lock belongs to a coordinator that was opened on another event loop")
         entered = self._entered
         if entered is None:
-            entered = self._entered = {}
-        elif task in entered:
+            entered = self._entered = []
+        elif any(hold.task is task for hold in entered):
             raise WouldDeadlock(f"this task has entered this lock of {self.key!r} already; locks are not re-entrant")
         hold = await self._acquire(self._timeout)
-        entered[task] = hold
+        entered.append(hold)
         hold.enter(task)
         return hold
 
@@ -161,12 +160,14 @@ class AsyncLock:
         assert entered is not None
         if len(entered) == 1:
             # the one there is, even if another task entered it (a fixture, an exit stack)
-            _, hold = entered.popitem()
+            hold = entered.pop()
         else:
             task = asyncio.current_task(self._register.loop)
-            if task is None or task not in entered:
+            mine = next((hold for hold in entered if hold.task is task), None)
+            if mine is None:
                 raise RuntimeError(f"the lock of {self.key!r} was not entered by this task")
-            hold = entered.pop(task)
+            hold = mine
+            entered.remove(hold)
         await hold.__aexit__(kind, error, traceback)
 
     def __repr__(self) -> str:

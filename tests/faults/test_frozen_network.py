@@ -92,7 +92,7 @@ async def test_a_slow_network_loses_nothing(
         async with c.lock(unique) as hold:
             proxy.delay(0.1)
             before = c.health().links[0].statements
-            await eventually_async(lambda: c.health().links[0].statements >= before + 5)
+            await eventually_async(lambda: c.health().links[0].statements >= before + 4)
             assert not hold.lost
         assert lost == []
 
@@ -168,9 +168,8 @@ async def test_a_blocked_loop_alone_loses_nothing(
     async with through(proxy, server, database, engine, network_timeout=0.5) as c:
         lost, opened = seen(c, LinkLost), seen(c, LinkOpened)
         async with c.lock(unique) as hold:
-            for _ in range(2):
-                time.sleep(1.1)  # more than twice the time-out
-                await another_statement(c)
+            time.sleep(1.2)  # more than twice the time-out
+            await another_statement(c)
             assert not hold.lost
             assert holders(database, unique) == [session_of(c)]
         assert lost == []

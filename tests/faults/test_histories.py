@@ -48,6 +48,7 @@ class Director:
         new = [self.start(PROGRAM, self.orders.text()) for _ in range(PROCESSES - len(self.workers))]
         for worker in new:
             worker.expect("ready")
+            worker.send("go")
         self.workers += new
 
     def disturb(self, seconds: float) -> None:

@@ -13,7 +13,7 @@ from tests.faults.scenes import seen
 
 pytestmark = pytest.mark.faults
 
-TIMEOUT = 5.0
+TIMEOUT = 2.0
 LOOKS_PER_TIMEOUT = 5
 
 
@@ -36,7 +36,7 @@ async def pings(database: str, unique: str, seconds: float) -> int:
 
 
 async def test_fifty_locks_cost_one_heartbeat(database: str, unique: str) -> None:
-    seconds = 2.5
+    seconds = 1.5
     most = seconds * LOOKS_PER_TIMEOUT / TIMEOUT + 1
     assert 1 <= await pings(database, unique, seconds) <= most
 
@@ -45,4 +45,4 @@ async def test_fifty_locks_cost_one_heartbeat(database: str, unique: str) -> Non
 async def test_fifty_locks_cost_one_heartbeat_for_longer(database: str, unique: str) -> None:
     seconds = 15.0
     most = seconds * LOOKS_PER_TIMEOUT / TIMEOUT + 1
-    assert most / 2 <= await pings(database, unique, seconds) <= most
+    assert most / 3 <= await pings(database, unique, seconds) <= most

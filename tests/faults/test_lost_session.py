@@ -36,7 +36,8 @@ async def test_the_holder_is_told_and_its_work_cancelled(
     async with AsyncCoordinator(database, engine=engine) as c:
         broken, opened = seen(c, HoldBroken), seen(c, LinkOpened)
         steps: list[str] = []
-        with pytest.raises(LockLost, match="terminating connection") as told:
+
+        async def work() -> None:
             async with c.lock(unique) as hold:
                 kill(server, c, "lock")
                 try:
@@ -44,12 +45,14 @@ async def test_the_holder_is_told_and_its_work_cancelled(
                     steps.append("went on")
                 except asyncio.CancelledError:
                     steps.append(f"cancelled, lost {hold.lost}")
+                    await hold.release()  # of what is lost: nothing happens, nothing is raised
                     raise
+
+        with pytest.raises(LockLost, match="terminating connection") as told:
+            await work()
         assert steps == ["cancelled, lost True"]
-        assert (told.value.key, told.value.reason) == (unique, hold.reason)
-        assert [(event.key, event.reason) for event in broken] == [(unique, hold.reason)]
-        await hold.release()  # of what is lost: nothing happens, nothing is raised
-        assert hold.lost
+        assert told.value.key == unique
+        assert [(event.key, event.reason) for event in broken] == [(unique, told.value.reason)]
         async with c.lock(unique):
             assert [event.role for event in opened] == ["lock", "lock"]
             assert len(sessions(database)) == 1
@@ -151,7 +154,7 @@ async def test_a_session_that_ends_during_acquire_and_release(
             for number in range(20):
                 group.create_task(cycle(f"{unique}:{number % 10}"))
             opened = seen(c, LinkOpened)
-            for cut in range(8):
+            for cut in range(4):
                 await eventually_async(lambda: len([e for e in opened if e.role == "lock"]) >= cut)  # noqa: B023
                 held = counts["held"]
                 await eventually_async(lambda: counts["held"] > held + 5)  # noqa: B023

@@ -1,4 +1,4 @@
-"""Behind PgBouncer: in session mode a lock is a lock; in transaction mode none is given, and nothing of others is touched.
+"""Behind PgBouncer: in session mode a lock is a lock; in transaction mode none is given, and others notice nothing.
 
 Theory: a transaction pooler gives the next transaction to any server session, so a lock taken there would belong to
 somebody else a moment later. That must be found out by statements that leave no trace on sessions that others use next.
@@ -41,17 +41,20 @@ async def test_session_mode_carries_locks(database: str, pgbouncer: Pooler, uniq
 async def test_session_mode_tells_of_a_loss(server: Server, database: str, pgbouncer: Pooler, unique: str) -> None:
     pooler = pgbouncer("session", pool_size=12)
     async with AsyncCoordinator(pooler.url) as one, AsyncCoordinator(pooler.url) as two:
+
+        async def lose() -> None:
+            async with one.lock(unique) as hold, waiter(two, unique, database) as waiting:
+                (backend,) = holders(database, unique)
+                assert server.kill_backend(backend)
+                try:
+                    await asyncio.sleep(30)
+                finally:
+                    assert hold.lost
+                    await asyncio.wait([waiting])
+                    assert not waiting.result().lost
+
         with pytest.raises(LockLost):
-            async with one.lock(unique) as hold:
-                async with waiter(two, unique, database) as waiting:
-                    (backend,) = holders(database, unique)
-                    assert server.kill_backend(backend)
-                    try:
-                        await asyncio.sleep(30)
-                    finally:
-                        assert hold.lost
-                        await asyncio.wait([waiting])
-                        assert not waiting.result().lost
+            await lose()
         async with one.lock(unique) as again:
             assert not again.lost
     await until_free(database)

@@ -1,14 +1,15 @@
 """A process that competes for locks until it is told to end, and writes what it does into a shared history.
 
-It gets its orders as JSON in its first argument. It says "ready", and at the end "done" with what it counted; one line
-on its standard input, or the end of it, tells it to begin nothing new and to finish what it waits for. An error that
-no fault explains ends it with a traceback, and the test with it.
+It gets its orders as JSON in its first argument. It says "ready" and begins when it is told "go" on standard input; "end"
+or the end of that input tells it to begin nothing new and to finish what it waits for. At the end it says "done" with
+what it counted. An error that no fault explains ends it with a traceback, and the test with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sys
 from collections import Counter
@@ -105,7 +106,9 @@ class Competitor:
 
 def _disturb(orders: Orders) -> None:
     if orders.recheck is not None:
-        vars(waiting)["_RECHECK"] = orders.recheck
+        name = "_RECHECK"
+        assert hasattr(waiting, name)
+        setattr(waiting, name, orders.recheck)
     if orders.mute:
 
         def say_nothing(self: Publisher, channel: str, payload: str, told: Callable[[Exception | None], None]) -> None:
@@ -126,12 +129,18 @@ async def _main(orders: Orders) -> None:
         competitor = Competitor(orders, coordinator)
         loop = asyncio.get_running_loop()
 
+        go = asyncio.Event()
+
         def told() -> None:
-            loop.remove_reader(sys.stdin.fileno())
-            competitor.ending.set()
+            said = os.read(sys.stdin.fileno(), 4096)
+            go.set()
+            if not said or b"end" in said:
+                loop.remove_reader(sys.stdin.fileno())
+                competitor.ending.set()
 
         loop.add_reader(sys.stdin.fileno(), told)
         print("ready", flush=True)
+        await go.wait()
         await competitor.run()
     print("done", json.dumps(counted), flush=True)
 

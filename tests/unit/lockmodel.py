@@ -12,6 +12,7 @@ from typing import cast
 
 from pgconcert.backend import Claim
 from pgconcert.errors import StatementFailed
+from pgconcert.events import EventStream
 from pgconcert.postgres.keyowner import KeyOwner
 
 
@@ -88,6 +89,12 @@ class Timer:
         self.cancelled = True
 
 
+def _with_a_reader(events: EventStream) -> EventStream:
+    """Owners tell what they were granted only when somebody listens."""
+    events.subscribe(lambda event: None)
+    return events
+
+
 @dataclass
 class Shard:
     """The part of a shard and its locker that an owner sees."""
@@ -100,6 +107,7 @@ class Shard:
     grants: list[Claim] = field(default_factory=list)
     lost: list[Claim] = field(default_factory=list)
     strange: list[int] = field(default_factory=list)
+    events: EventStream = field(default_factory=lambda: _with_a_reader(EventStream()))
     up: bool = False
     heard: bool = False
 

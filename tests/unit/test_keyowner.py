@@ -115,7 +115,7 @@ class KeyOwnerMachine(RuleBasedStateMachine):
             "try": lambda: owner.tried_with(told),
             "mark": lambda: owner.marked_with(told),
             "unlock": lambda: owner.unlocked_with(told),
-            "unmark": owner.unmarked,
+            "unmark": lambda: owner.unmarked_with(told),
         }
         tell[request.verb]()
 

@@ -54,7 +54,7 @@ class Verb(Generic[T]):
 class Turns:
     """The groups of one link, one statement under way at a time, each group in its turn."""
 
-    __slots__ = ("_busy", "_groups", "_last_size", "_loop", "_next", "link")
+    __slots__ = ("_busy", "_groups", "_last_size", "_loop", "_next", "link", "queued")
 
     def __init__(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
         self.link = link
@@ -63,6 +63,7 @@ class Turns:
         self._next = 0
         self._last_size = 0
         self._busy = False
+        self.queued = 0
 
     def group(self, verb: Verb[T]) -> Group[T]:
         """A group of this link."""
@@ -71,7 +72,7 @@ class Turns:
         return group
 
     def wanted(self) -> None:
-        """A request is queued."""
+        """Requests are queued."""
         if not self._busy:
             self._busy = True
             if self._last_size <= 1:
@@ -82,10 +83,9 @@ class Turns:
     def answered(self, size: int) -> None:
         """The statement under way, with ``size`` requests, has its answer."""
         self._last_size = size
-        queued = sum([len(group.queue) for group in self._groups])
-        if not queued:
+        if not self.queued:
             self._busy = False
-        elif queued == 1 and size <= 1:
+        elif self.queued == 1 and size <= 1:
             self._send_next()
         else:
             self._loop.call_soon(self._send_next)
@@ -116,11 +116,14 @@ class Group(Generic[T]):
     def ask(self, request: T) -> None:
         """Hand in a request."""
         self.queue.append(request)
-        self._turns.wanted()
+        turns = self._turns
+        turns.queued += 1
+        turns.wanted()
 
     def ask_all(self, requests: Sequence[T]) -> None:
         """Hand in several requests that shall leave together."""
         self.queue.extend(requests)
+        self._turns.queued += len(requests)
         self._turns.wanted()
 
     @property
@@ -138,13 +141,16 @@ class Group(Generic[T]):
         """Send what is queued, as much of it as fits."""
         queue = self.queue
         verb = self._verb
+        turns = self._turns
         if len(queue) == 1:
             self._batch, self.queue = queue, []
-            self._turns.link.send(verb.one, verb.parameters_one(queue[0]), self._reply)
+            turns.queued -= 1
+            turns.link.send(verb.one, verb.parameters_one(queue[0]), self._reply)
             return
         most = verb.fit(queue)
         self._batch, self.queue = queue[:most], queue[most:]
-        self._turns.link.send(verb.many, verb.parameters_many(self._batch), self._reply)
+        turns.queued -= len(self._batch)
+        turns.link.send(verb.many, verb.parameters_many(self._batch), self._reply)
 
     def _reply(self, rows: Rows, error: Exception | None) -> None:
         if isinstance(error, LinkLost):

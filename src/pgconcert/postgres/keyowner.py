@@ -40,7 +40,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from ..backend import DONE, GRANTED, WAITING, Claim
 from ..hold import Waiter
-from ..keys import interest_pair
 
 if TYPE_CHECKING:
     from .lockshard import LockShard
@@ -71,7 +70,6 @@ class KeyOwner:
         "held",
         "marked",
         "name",
-        "pair",
         "queue",
         "raw",
         "refused_marks",
@@ -87,7 +85,6 @@ class KeyOwner:
         self.shard = shard
         self.value = value
         self.raw = b"%d" % value
-        self.pair: tuple[bytes, bytes] | None = None
         self.held = False
         self.marked = False
         self.claim: Claim | None = None
@@ -101,14 +98,6 @@ class KeyOwner:
         self.name: int | str = value
         self.refused_marks = 0
         self.failures = 0
-
-    def marks(self) -> tuple[bytes, bytes]:
-        """The pair that marks interest, as the server wants it; derived once."""
-        pair = self.pair
-        if pair is None:
-            first, second = interest_pair(self.value)
-            pair = self.pair = (b"%d" % first, b"%d" % second)
-        return pair
 
     # messages from callers
 
@@ -158,6 +147,8 @@ class KeyOwner:
         if answer == _YES:
             self.held = True
             self._grant()
+            if self.claim is not None and not self.marked:
+                return
         else:
             self.tried = True
             self._refuse()
@@ -186,7 +177,8 @@ class KeyOwner:
         self.busy = self.held = self.tried = False
         self.failures = 0
         done, self.done = self.done, None
-        self.shard.released(self, answer == _WANTED)
+        if self.shard.events.readers:
+            self.shard.released(self, answer == _WANTED)
         if answer == _WANTED:
             self.shard.wake_others(self)
         elif answer == _NOT_OURS:
@@ -195,8 +187,8 @@ class KeyOwner:
             done.set_result(True)
         self.step()
 
-    def unmarked(self) -> None:
-        """The mark is gone."""
+    def unmarked_with(self, answer: int) -> None:
+        """The mark is gone, whatever the answer."""
         self.busy = False
         self.marked = False
         if not self.queue:
@@ -301,6 +293,7 @@ class KeyOwner:
             shard.try_(self)
 
     def _grant(self) -> None:
+        self.refused_marks = 0
         queue = self.queue
         while queue:
             claim = queue.popleft()
@@ -310,9 +303,10 @@ class KeyOwner:
                 self.name = claim.name
                 if not claim.waiter.done():
                     claim.waiter.set_result(True)
-                self.shard.granted(claim)
-                # whoever did not want to wait has lost to the one before
-                self._refuse()
+                if self.shard.events.readers:
+                    self.shard.granted(claim)
+                if queue:
+                    self._refuse()  # whoever did not want to wait has lost to the one before
                 return
 
     def _refuse(self) -> None:

@@ -148,11 +148,18 @@ class Link:
         if self.dead is not None:
             self._loop.call_soon(reply, _NO_ROWS, LinkLost(self.dead))
             return
-        if self.named and sent.name not in self._prepared:
-            reply = self._remembering(sent, reply)
+        self.statements += 1
+        pg = self._pg
         try:
-            self._queue(sent, params)
-            self._pg.pipeline_sync()
+            if not self.named:
+                pg.send_query_params(sent.sql, params)
+            else:
+                if sent.name not in self._prepared:
+                    reply = self._remembering(sent, reply)
+                    pg.send_prepare(sent.name, sent.sql)
+                    self._prepared.add(sent.name)
+                pg.send_query_prepared(sent.name, params)
+            pg.pipeline_sync()
         except OperationalError as error:
             self._loop.call_soon(reply, _NO_ROWS, LinkLost(_one_line(str(error))))
             self._loop.call_soon(self.close, _one_line(str(error)))
@@ -196,16 +203,6 @@ class Link:
     def close(self, reason: str = "closed") -> None:
         """Close now; the server frees what hangs on this session. The owner is told as for any other death."""
         self._die(reason)
-
-    def _queue(self, sent: Statement, params: Sequence[bytes | None]) -> None:
-        self.statements += 1
-        if not self.named:
-            self._pg.send_query_params(sent.sql, params)
-            return
-        if sent.name not in self._prepared:
-            self._prepared.add(sent.name)
-            self._pg.send_prepare(sent.name, sent.sql)
-        self._pg.send_query_prepared(sent.name, params)
 
     def _remembering(self, sent: Statement, reply: Reply) -> Reply:
         def settle(rows: Rows, error: Exception | None) -> None:
@@ -282,6 +279,7 @@ class Link:
             elif status == _FATAL:
                 if self._error is None:
                     self._error = _failure(result)
+                self._noticed(result)  # with a statement under way, the server's last words come as its result
             elif status != _ABORTED and status != _EMPTY:
                 return f"the server sent {pq.ExecStatus(status).name}, which has no place on a link"
         owner = self.owner
@@ -352,6 +350,8 @@ def _server(connection: pq.abc.PGconn) -> str:
 
 def _rows(result: pq.abc.PGresult) -> Rows:
     value = result.get_value
+    if result.ntuples == 1 and result.nfields == 1:
+        return [(value(0, 0),)]
     columns = range(result.nfields)
     return [tuple([value(row, column) for column in columns]) for row in range(result.ntuples)]
 

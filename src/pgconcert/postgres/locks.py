@@ -12,7 +12,7 @@ from time import monotonic as _now
 from typing import Final
 
 from ..backend import Claim, Describer, Holder
-from ..errors import ConfigurationError, CoordinatorClosed, LockBudgetExceeded, PgconcertError
+from ..errors import ConfigurationError, CoordinatorClosed, LinkLost, LockBudgetExceeded, PgconcertError
 from ..events import HoldBroken, HoldDropped, LockAcquired, LockReleased, ReleaseRefused
 from ..hold import Grant, Waiter
 from ..keys import LockKey
@@ -162,7 +162,8 @@ class PostgresLocker:
             return
         del shard.owners[owner.value]
         del self._owners[owner.value]
-        self.waiting.unwatch(owner)
+        if self.waiting.watching:
+            self.waiting.unwatch(owner)
         if not shard.owners:
             if shard is not self.shards[0] and shard.emptied is None and not self._closed:
                 shard.emptied = self._loop.call_later(_LINGER, self._close_if_empty, shard)
@@ -199,9 +200,9 @@ class PostgresLocker:
             if surplus <= 0:
                 break
             owner.fail(self._over_budget(self.budget))
+            owner.step()
             surplus -= 1
-        if shard is not self.shards[0]:
-            link.send(LOCKS_ON_SERVER, (), lambda rows, error: self._check_room(shard, rows, error))
+        link.send(LOCKS_ON_SERVER, (), lambda rows, error: self._check_room(shard, rows, error))
 
     def shard_down(self, shard: LockShard) -> None:
         """A lock link is gone. Owners with waiters stay; the keeper connects again while there are any."""
@@ -236,7 +237,8 @@ class PostgresLocker:
     def _shard_with_room(self) -> LockShard:
         for shard in self.shards:
             if len(shard.owners) < SHARD_SIZE:
-                shard.keeper.want()
+                if not shard.up:
+                    shard.keeper.want()
                 return shard
         shard = LockShard(self)
         self.shards.append(shard)
@@ -244,19 +246,18 @@ class PostgresLocker:
         return shard
 
     def _check_room(self, shard: LockShard, rows: Rows, error: Exception | None) -> None:
-        if error is not None or self._server_room is None:
+        if isinstance(error, LinkLost):
             return
-        used = int(rows[0][0] or 0)
-        if used + len(shard.owners) > self._server_room:
+        used = 0 if error is not None else int(rows[0][0] or 0)
+        if self._server_room is not None and used + len(shard.owners) > self._server_room:
+            refusal = LockBudgetExceeded(
+                f"the server carries {used} advisory locks, and a further {len(shard.owners)} would pass three "
+                f"quarters of its lock table ({self._server_room}); hold fewer locks at once, or raise "
+                "max_locks_per_transaction"
+            )
             for owner in [*shard.owners.values()]:
-                owner.fail(
-                    LockBudgetExceeded(
-                        f"the server carries {used} advisory locks, and a further {len(shard.owners)} would pass three "
-                        f"quarters of its lock table ({self._server_room}); hold fewer locks at once, or raise "
-                        "max_locks_per_transaction"
-                    )
-                )
-                owner.step()
+                owner.fail(refusal)
+        shard.start()
 
     def _close_if_empty(self, shard: LockShard) -> None:
         shard.emptied = None

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import LinkLost, LockBudgetExceeded, PgconcertError, StatementFailed
 from ..events import BatchReconciled
+from ..keys import interest_pair
 from .groupcommit import Group, Turns, Verb
 from .keeper import Keeper
 from .keyowner import KeyOwner
-from .link import Link, Notification, Rows
+from .link import Link, Notification, Rows, Statement
 from .locktable import read_row
 from .probe import Proof
 from .statements import (
@@ -60,48 +61,13 @@ class LockShard:
         """The oid of our database, to find its locks among those of the server."""
         self.emptied: asyncio.TimerHandle | None = None
         """The timer that closes a shard which carries nothing."""
-        self._try = Verb[KeyOwner](
-            "try",
-            one=TRY,
-            parameters_one=lambda owner: (owner.raw,),
-            many=TRY_MANY,
-            parameters_many=lambda batch: (_array([owner.raw for owner in batch]),),
-            answered=_hand_on(KeyOwner.tried_with),
-            failed=lambda batch, error: self._reconcile("try", batch, error),
-            fit=_fit,
-        )
-        self._mark = Verb[KeyOwner](
-            "mark",
-            one=MARK,
-            parameters_one=_key_and_marks,
-            many=MARK_MANY,
-            parameters_many=_keys_and_marks,
-            answered=_hand_on(KeyOwner.marked_with),
-            failed=lambda batch, error: self._reconcile("mark", batch, error),
-            fit=_fit,
-        )
-        self._unlock = Verb[KeyOwner](
-            "unlock",
-            one=UNLOCK,
-            parameters_one=_key_and_marks,
-            many=UNLOCK_MANY,
-            parameters_many=_keys_and_marks,
-            answered=_hand_on(KeyOwner.unlocked_with),
-            failed=lambda batch, error: self._reconcile("unlock", batch, error),
-            fit=_fit,
-        )
-        self._unmark = Verb[KeyOwner](
-            "unmark",
-            one=UNMARK,
-            parameters_one=lambda owner: owner.marks(),
-            many=UNMARK_MANY,
-            parameters_many=lambda batch: _keys_and_marks(batch)[1:],
-            answered=_hand_on(lambda owner, answer: owner.unmarked()),
-            failed=lambda batch, error: self._reconcile("unmark", batch, error),
-            fit=_fit,
-        )
+        self._try = self._verb("try", TRY, TRY_MANY, KeyOwner.tried_with)
+        self._mark = self._verb("mark", MARK, MARK_MANY, KeyOwner.marked_with)
+        self._unlock = self._verb("unlock", UNLOCK, UNLOCK_MANY, KeyOwner.unlocked_with)
+        self._unmark = self._verb("unmark", UNMARK, UNMARK_MANY, KeyOwner.unmarked_with)
         self.keeper = Keeper(self._context, "lock", self)
         # what owners ask of us is done by the locker and its room for waiting
+        self.events = locker.context.events
         self.retire = locker.retire
         self.not_ours = locker.not_ours
         self.granted = locker.granted
@@ -117,19 +83,36 @@ class LockShard:
         self.unlock: Callable[[KeyOwner], None]
         self.unmark: Callable[[KeyOwner], None]
 
+    def _verb(
+        self, name: str, one: Statement, many: Statement, tell: Callable[[KeyOwner, int], None]
+    ) -> Verb[KeyOwner]:
+        return Verb(
+            name,
+            one=one,
+            parameters_one=_key,
+            many=many,
+            parameters_many=_keys,
+            answered=_hand_on(tell),
+            failed=lambda batch, error: self._reconcile(name, batch, error),
+            fit=_fit,
+        )
+
     # what the keeper tells us
 
     def link_up(self, link: Link, proof: Proof) -> None:
-        """A fresh session, which holds nothing."""
+        """A fresh session, which holds nothing. Nothing is asked before the locker says ``start``."""
         turns = Turns(link, self._context.loop)
         self.unlock = turns.group(self._unlock).ask
         self._tries = turns.group(self._try)
         self.try_ = self._tries.ask
         self.mark = turns.group(self._mark).ask
         self.unmark = turns.group(self._unmark).ask
-        self.up = True
         self.database = proof.database
         self._locker.shard_up(self, link, proof)
+
+    def start(self) -> None:
+        """The server has room: ask what is waiting to be asked."""
+        self.up = True
         for owner in [*self.owners.values()]:
             owner.step()
 
@@ -164,6 +147,8 @@ class LockShard:
             if isinstance(failure, LinkLost):
                 return
             if failure is not None:
+                for owner in batch:
+                    owner.fail(_told(error) or error)
                 link.close(f"{verb} failed ({error}), and what is held could not be read: {failure}")
                 return
             known = [read_row(row) for row in rows]
@@ -182,10 +167,9 @@ class LockShard:
                 link.close(f"{verb} failed {_GIVE_UP_AFTER} times: {error}")
                 return
             for owner in batch:
-                first, second = owner.marks()
                 owner.recover(
                     held=owner.value in keys,
-                    marked=(int(first), int(second)) in pairs,
+                    marked=interest_pair(owner.value) in pairs,
                     unlocking=verb == "unlock",
                     error=told,
                 )
@@ -223,19 +207,9 @@ def _fit(queue: Sequence[KeyOwner]) -> int:
     return _MOST
 
 
-def _array(values: Sequence[bytes]) -> bytes:
-    return b"{" + b",".join(values) + b"}"
+def _key(owner: KeyOwner) -> tuple[bytes]:
+    return (owner.raw,)
 
 
-def _key_and_marks(owner: KeyOwner) -> tuple[bytes, bytes, bytes]:
-    first, second = owner.marks()
-    return owner.raw, first, second
-
-
-def _keys_and_marks(batch: Sequence[KeyOwner]) -> tuple[bytes, bytes, bytes]:
-    marks = [owner.marks() for owner in batch]
-    return (
-        _array([owner.raw for owner in batch]),
-        _array([first for first, _ in marks]),
-        _array([second for _, second in marks]),
-    )
+def _keys(batch: Sequence[KeyOwner]) -> tuple[bytes]:
+    return (b"{" + b",".join([owner.raw for owner in batch]) + b"}",)

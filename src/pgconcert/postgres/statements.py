@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from .link import statement
 
-_MARK = "from unnest($1::int8[], $2::int4[], $3::int4[]) t(k, a, b)"
+_ONE = "from (select $1::int8 as k) t"
+_MANY = "from unnest($1::int8[]) k"
+# The pair that marks interest in k, as ``keys.interest_pair`` computes it.
+_MARK_OF_K = "(268435456 | (((k >> 32) # ((k >> 60) & 15)) & 268435455))::int4, ((k << 32) >> 32)::int4"
 
 # What the server is. Nothing here changes anything: the connection may be somebody else's session behind a pooler.
 PROBE = statement("""
@@ -33,30 +36,24 @@ TRY = statement("select pg_try_advisory_lock($1)")
 TRY_MANY = statement("select array_agg(pg_try_advisory_lock(k)) from unnest($1::int8[]) k")
 
 # Mark interest, then try. t: marked and granted; f: marked; b: not marked, a releaser is looking at this instant.
-MARK = statement("""
-    select case when not pg_try_advisory_lock_shared($2, $3) then 'b'
-                when pg_try_advisory_lock($1) then 't' else 'f' end
-""")
-MARK_MANY = statement(f"""
-    select array_agg(case when not pg_try_advisory_lock_shared(a, b) then 'b'
-                          when pg_try_advisory_lock(k) then 't' else 'f' end) {_MARK}
-""")
+_MARK_AND_TRY = f"""
+    case when not pg_try_advisory_lock_shared({_MARK_OF_K}) then 'b'
+         when pg_try_advisory_lock(k) then 't' else 'f' end
+"""
+MARK = statement(f"select {_MARK_AND_TRY} {_ONE}")
+MARK_MANY = statement(f"select array_agg({_MARK_AND_TRY}) {_MANY}")
 
 # Unlock, *then* look whether another session has marked its interest. n: was not ours; q: nobody waits; w: wake them.
 # CASE fixes the order; the look is held to the end of the transaction, so nobody can mark between look and unlock.
-UNLOCK = statement("""
-    select case when not pg_advisory_unlock($1) then 'n'
-                when pg_try_advisory_xact_lock($2, $3) then 'q' else 'w' end
-""")
-UNLOCK_MANY = statement(f"""
-    select array_agg(case when not pg_advisory_unlock(k) then 'n'
-                          when pg_try_advisory_xact_lock(a, b) then 'q' else 'w' end) {_MARK}
-""")
+_UNLOCK_AND_LOOK = f"""
+    case when not pg_advisory_unlock(k) then 'n'
+         when pg_try_advisory_xact_lock({_MARK_OF_K}) then 'q' else 'w' end
+"""
+UNLOCK = statement(f"select {_UNLOCK_AND_LOOK} {_ONE}")
+UNLOCK_MANY = statement(f"select array_agg({_UNLOCK_AND_LOOK}) {_MANY}")
 
-UNMARK = statement("select pg_advisory_unlock_shared($1, $2)")
-UNMARK_MANY = statement("""
-    select array_agg(pg_advisory_unlock_shared(a, b)) from unnest($1::int4[], $2::int4[]) t(a, b)
-""")
+UNMARK = statement(f"select pg_advisory_unlock_shared({_MARK_OF_K}) {_ONE}")
+UNMARK_MANY = statement(f"select array_agg(pg_advisory_unlock_shared({_MARK_OF_K})) {_MANY}")
 
 # What this session really holds, after a statement failed half-way. It must work when the lock table is full, so it
 # touches no shared catalogue, which could not be locked then.

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..backend import Claim, Holder
 from ..events import StillWaiting, WakeFailed
+from ..keys import wake_bucket
 from .keeper import Context
 from .keyowner import KeyOwner
 from .link import Notification, Rows
@@ -73,7 +74,8 @@ class Waiting:
         self._owners = owners
         self._shards = shards
         self._buckets: dict[int, _Bucket] = {}
-        self._watching: dict[KeyOwner, tuple[Claim | None, float]] = {}
+        self.watching: dict[KeyOwner, tuple[Claim | None, float]] = {}
+        """The keys that are waited for, with the claim last reported as waiting long and when to report it again."""
         self._asking = False
         self._recheck: asyncio.TimerHandle | None = None
 
@@ -82,7 +84,7 @@ class Waiting:
         for bucket in [*self._buckets.values()]:
             self._close_bucket(bucket)
         self._buckets.clear()
-        self._watching.clear()
+        self.watching.clear()
         if self._recheck is not None:
             self._recheck.cancel()
 
@@ -96,7 +98,7 @@ class Waiting:
             if owner.rest is not None:
                 self._let_rest(owner, min(max(_REST, 2 * (owner.shard.keeper.round_trip or 0.0)), _REST_MOST))
 
-        self._publisher.publish(_channel(_bucket_of(owner)), str(owner.value), told)
+        self._publisher.publish(_channel(wake_bucket(owner.value)), str(owner.value), told)
 
     def _let_rest(self, owner: KeyOwner, seconds: float) -> None:
         if owner.rest is not None:
@@ -105,7 +107,7 @@ class Waiting:
 
     def can_mark(self, owner: KeyOwner) -> bool:
         """Whether the wake channel of a key is heard. If not yet, its owner is stepped when it is, or is given up."""
-        number = _bucket_of(owner)
+        number = wake_bucket(owner.value)
         bucket = self._buckets.get(number)
         if bucket is None:
             bucket = self._buckets[number] = _Bucket()
@@ -124,17 +126,17 @@ class Waiting:
 
     def watch(self, owner: KeyOwner) -> None:
         """Somebody waits for this key: look again from time to time, and report long waits."""
-        self._watching.setdefault(owner, (None, 0.0))
+        self.watching.setdefault(owner, (None, 0.0))
         if self._recheck is None:
             self._schedule_recheck()
 
     def unwatch(self, owner: KeyOwner) -> None:
         """Nobody waits for this key any more."""
-        self._watching.pop(owner, None)
+        self.watching.pop(owner, None)
         if not owner.watching:
             return
         owner.watching = False
-        number = _bucket_of(owner)
+        number = wake_bucket(owner.value)
         bucket = self._buckets[number]
         bucket.owners.discard(owner)
         if not bucket.owners:
@@ -181,22 +183,22 @@ class Waiting:
         self._recheck = self._loop.call_later(_RECHECK * random.uniform(0.75, 1.25), self._look_again)
 
     def _look_again(self) -> None:
-        if not self._watching:
+        if not self.watching:
             self._recheck = None
             return
         self._schedule_recheck()
         for shard in self._shards:
             if shard.up:
-                shard.recheck([owner for owner in self._watching if owner.shard is shard])
+                shard.recheck([owner for owner in self.watching if owner.shard is shard])
         now = _now()
         overdue: list[tuple[KeyOwner, Claim]] = []
-        for owner, (known, limit) in self._watching.items():
+        for owner, (known, limit) in self.watching.items():
             first = owner.queue[0] if owner.queue else None
             if first is not None and now - first.since >= (limit if first is known else _STILL_WAITING):
                 overdue.append((owner, first))
         if overdue and not self._asking:
             for owner, first in overdue:
-                self._watching[owner] = (first, now - first.since + _STILL_WAITING)
+                self.watching[owner] = (first, now - first.since + _STILL_WAITING)
             self._report(overdue, now)
 
     def _report(self, overdue: Sequence[tuple[KeyOwner, Claim]], now: float) -> None:
@@ -236,10 +238,6 @@ class Waiting:
                 )
 
         link.send(ALL_LOCKS, (shard.database,), answered)
-
-
-def _bucket_of(owner: KeyOwner) -> int:
-    return int(owner.marks()[1]) & 0xFF
 
 
 def _channel(bucket: int) -> str:
