@@ -1,0 +1,52 @@
+"""The examples of the README and of the documentation run as they stand, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgconcert import AsyncCoordinator
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*/*.md")), ROOT / "docs/index.md"]
+EXAMPLES = [
+    pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL))
+]
+
+
+async def _step() -> None:
+    await asyncio.sleep(0)
+
+
+def test_there_are_examples() -> None:
+    """The pattern above finds them."""
+    assert len(EXAMPLES) >= 8
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_example(code: str, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An example does what it says; only the address is another, and nobody sleeps."""
+    monkeypatch.setenv("POOLED_URL", database)
+    monkeypatch.setenv("DIRECT_URL", database)
+    code = code.replace('"embedded://"', "url").replace("sleep(10)", "sleep(0)")
+    known: dict[str, Any] = {"url": database, "report": print, "step_one": _step, "step_two": _step}
+    if "asyncio.run(" in code:
+        exec(code, {"__name__": "__main__", **known})
+        return
+    exec(
+        "import os\nfrom pgconcert import AsyncCoordinator\nasync def example(c):\n" + textwrap.indent(code, "    "),
+        known,
+    )
+
+    async def run() -> None:
+        async with AsyncCoordinator(database) as c:
+            await known["example"](c)
+
+    asyncio.run(run())
