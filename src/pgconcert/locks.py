@@ -8,9 +8,9 @@ itself would wait for ever, so that is an error instead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from .backend import Claim, Holder, Locker
 from .errors import AcquireTimeout, ConfigurationError, WouldDeadlock
@@ -153,9 +153,9 @@ class AsyncLock:
         hold.enter(task)
         return hold
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         entered = self._entered
         assert entered is not None
         if len(entered) == 1:
@@ -168,7 +168,7 @@ class AsyncLock:
                 raise RuntimeError(f"the lock of {self.key!r} was not entered by this task")
             hold = mine
             entered.remove(hold)
-        await hold.__aexit__(kind, error, traceback)
+        return hold.__aexit__(kind, error, traceback)
 
     def __repr__(self) -> str:
         return f"<AsyncLock {self.key!r}>"

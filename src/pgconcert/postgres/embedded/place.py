@@ -14,6 +14,7 @@ Nothing here starts or stops a server, and no lock is decided here. The theory:
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.metadata
 import importlib.util
@@ -117,7 +118,13 @@ def place(url: str) -> Place:
     folder = _parse(url)
     if os.geteuid() != 0:
         found = Place(Path(os.path.realpath(folder or _user_folder())), None)
-        found.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            found.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"{found.folder} cannot be made ({error.strerror}); "
+                "name a folder that you may write to: embedded:///folder"
+            ) from error
     else:
         found = _place_of_root(Path(os.path.realpath(folder or _root_area())))
     if (found.folder / "PG_VERSION").exists():
@@ -204,7 +211,8 @@ def _root_area() -> Path:
     """A folder of root's that other users may pass through and not write to."""
     for area in (_ROOT_AREA, Path(tempfile.gettempdir()) / "pgconcert-root"):
         try:
-            if not area.exists():
+            # Not asked for before: another process of root may make it in between, and must not send us elsewhere.
+            with contextlib.suppress(FileExistsError):
                 area.mkdir(mode=0o755)
                 area.chmod(0o755)
             state = area.lstat()
