@@ -102,7 +102,8 @@ class AsyncCoordinator:
     async def open(self) -> None:
         """Make ready. Connections are made when first needed; an embedded server is started here."""
         if self._state != "new":
-            raise CoordinatorClosed(f"this coordinator is {self._state}; it can be opened once")
+            was = "opened before fork() by the parent" if self._register and self._forks != _forks else self._state
+            raise CoordinatorClosed(f"this coordinator is {was}, and can be opened once: make another")
         self._state = "opening"
         try:
             await self._backend.open()

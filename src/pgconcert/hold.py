@@ -151,6 +151,8 @@ class Hold:
 
     async def wait_lost(self) -> str:
         """Wait until it is lost and return the reason. Waits for ever on a hold that is released first."""
+        if self._grant.reason is not None:
+            return self._grant.reason
         waiter: asyncio.Future[None] = self._loop.create_future()
 
         def settle() -> None:

@@ -189,6 +189,8 @@ def _overlaps(series: Sequence[Turn]) -> list[str]:
     active: list[Turn] = []
     for hold in series:
         assert hold.entered is not None
+        if hold.freed is not None and hold.freed <= hold.entered:
+            continue  # the grant was under way when its session ended: it never excluded anybody, and was told so
         active = [one for one in active if (_sure_end(one) or hold.entered + 1) > hold.entered]
         found += [f"overlap: {one} | {hold}" for one in active]
         active.append(hold)

@@ -62,7 +62,7 @@ async def every(step: int, server: Server, database: str, proxy: FaultProxy) -> 
 
 
 async def test_a_cut_at_many_bytes(server: Server, database: str, proxy: FaultProxy) -> None:
-    await every(97, server, database, proxy)
+    await every(131, server, database, proxy)
 
 
 @pytest.mark.long

@@ -71,7 +71,7 @@ def test_no_wake_up_is_lost_in_100_000_cycles(database: str, worker: Callable[..
 def test_lost_wake_ups_are_seen(database: str, worker: Callable[..., Worker], tmp_path: Path) -> None:
     """The negative control: processes that wake nobody leave gaps, and still exclude each other."""
     history = tmp_path / "mute"
-    orders = Orders(database, str(history), keys=1, tasks=2, cycles=50, longest=0.02, recheck=3.0, mute=True)
+    orders = Orders(database, str(history), keys=1, tasks=2, cycles=30, longest=0.02, recheck=2.0, mute=True)
     verdict, gaps = run([worker(PROGRAM, orders.text()) for _ in range(2)], database, history, 50)
     assert verdict.wrong == []
     assert gaps

@@ -34,7 +34,7 @@ async def through(
 ) -> AsyncIterator[AsyncCoordinator]:
     """A coordinator that reaches the server by way of the proxy."""
     async with AsyncCoordinator(
-        proxy.url(server.over_tcp(url)), network_timeout=network_timeout, connect_timeout=1.0, engine=engine
+        proxy.url(server.over_tcp(url)), network_timeout=network_timeout, connect_timeout=0.5, engine=engine
     ) as c:
         yield c
         proxy.cut()  # what is frozen would take its time to say good-bye
@@ -76,18 +76,15 @@ async def test_a_frozen_holder_is_told_before_anybody_else_has_it(
 async def test_one_direction_is_enough(
     server: Server, database: str, proxy: FaultProxy, unique: str, direction: Literal["to_server", "to_client"]
 ) -> None:
-    async with through(proxy, server, database) as c:
+    async with through(proxy, server, database, network_timeout=0.5) as c:
         hold = await c.lock(unique).acquire()
         proxy.pause(direction)
         assert "network_timeout" in await hold.wait_lost()
     await until_free(database)
 
 
-@both_engines
-async def test_a_slow_network_loses_nothing(
-    server: Server, database: str, proxy: FaultProxy, unique: str, engine: Engine
-) -> None:
-    async with through(proxy, server, database, engine, network_timeout=0.6) as c:
+async def test_a_slow_network_loses_nothing(server: Server, database: str, proxy: FaultProxy, unique: str) -> None:
+    async with through(proxy, server, database, network_timeout=0.6) as c:
         lost = seen(c, LinkLost)
         async with c.lock(unique) as hold:
             proxy.delay(0.1)
@@ -126,7 +123,7 @@ async def test_frozen_while_connecting(
     async with through(proxy, server, database) as c:
         failed = seen(c, ConnectFailed)
         proxy.pause(direction)
-        with pytest.raises(Unavailable, match=f"127.0.0.1:{proxy.port}: no answer within 1 s"):
+        with pytest.raises(Unavailable, match=f"127.0.0.1:{proxy.port}: no answer within 0.5 s"):
             await c.lock(unique).acquire()
         assert len(failed) == 1
         proxy.cut()
@@ -174,3 +171,24 @@ async def test_a_blocked_loop_alone_loses_nothing(
             assert holders(database, unique) == [session_of(c)]
         assert lost == []
         assert [event.role for event in opened] == ["lock"]
+
+
+async def test_try_acquire_answers_at_once_while_there_is_no_connection(server: Server, database: str) -> None:
+    """Who does not want to wait is told that the connection is down, in flight or asked later, and does not wait for
+    the next one."""
+    with FaultProxy.to(server.over_tcp(database)) as proxy:
+        url = proxy.url(server.over_tcp(database))
+        async with AsyncCoordinator(url, network_timeout=0.5, connect_timeout=30) as c:
+            lost: list[object] = []
+            c.events.subscribe(lost.append, LinkLost)
+            async with c.lock("warm"):
+                pass
+            proxy.pause()
+            with pytest.raises(Unavailable, match="no answer from the server"):
+                await c.lock("in flight").try_acquire()
+            assert len(lost) == 1
+            with pytest.raises(Unavailable, match="no connection"):
+                await c.lock("later").try_acquire()
+            proxy.resume()
+            async with c.lock("again", timeout=20):
+                pass

@@ -136,7 +136,7 @@ def test_history_under_faults(
     tmp_path: Path,
     engine: Literal["loop", "thread"],
 ) -> None:
-    verdict, faults = history(server, database, worker, tmp_path, 3.0, engine)
+    verdict, faults = history(server, database, worker, tmp_path, 2.5, engine)
     assert verdict.wrong == []
     assert verdict.holds > 100
     assert verdict.handovers > 50

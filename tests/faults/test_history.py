@@ -69,8 +69,16 @@ def test_a_loser_is_excused_from_the_end_of_its_session_and_not_before() -> None
     lost, cut = hold(1, 1, 2.1, how=Kind.TOLD), at(Kind.TERMINATED, 1, 2, backend=1001)
     assert wrong(lost, cut, hold(2, 2.05, 3)) == []
     assert any("overlap" in line for line in wrong(lost, cut, hold(2, 1.95, 3)))
-    other = at(Kind.TERMINATED, 1, 2, backend=1002)
+    other = at(Kind.TERMINATED, 1, 2, backend=1003)
     assert any("overlap" in line for line in wrong(lost, other, hold(2, 2.05, 3)))
+
+
+def test_a_grant_that_was_under_way_when_its_session_ended_is_excused() -> None:
+    cut = at(Kind.TERMINATED, 1, 2, backend=1001)
+    late = hold(1, 3, 3.1, how=Kind.TOLD)
+    assert wrong(hold(2, 2.5, 4), cut, late, at(Kind.CONTINUED, 1, 2.9)) == []
+    assert any("overlap" in line for line in wrong(hold(2, 2.5, 4), late))
+    assert any("late" in line for line in wrong(hold(2, 2.5, 9), cut, hold(1, 3, 8, how=Kind.TOLD)))
 
 
 def test_a_loser_that_is_told_late_is_found() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from pgconcert import AsyncCoordinator, LockLost
 from pgconcert.events import HoldBroken, LinkLost, LinkOpened
-from pgconcert.testing import eventually_async, sessions
+from pgconcert.testing import eventually, eventually_async, sessions
 from tests.faults.scenes import holders, seen, session_of, until_free, waiter
 from tests.servers import Server
 
@@ -56,6 +56,31 @@ async def test_the_holder_is_told_and_its_work_cancelled(
         async with c.lock(unique):
             assert [event.role for event in opened] == ["lock", "lock"]
             assert len(sessions(database)) == 1
+    await until_free(database)
+
+
+async def test_a_grant_that_arrives_with_its_own_loss_is_never_entered(
+    server: Server, database: str, unique: str
+) -> None:
+    """A loop that stood still reads both at once: the answer that grants, and the end of the session."""
+    async with AsyncCoordinator(database) as c:
+        async with c.lock(f"{unique}:warm"):
+            pass
+        entered: list[bool] = []
+
+        async def work() -> None:
+            async with c.lock(unique) as hold:
+                entered.append(hold.lost)
+
+        task = asyncio.create_task(work())
+        await asyncio.wait([task], timeout=0)  # the request has left; from here on the loop stands still
+        backend = session_of(c)
+        eventually(lambda: holders(database, unique) == [backend])
+        kill(server, c, "lock")
+        eventually(lambda: backend not in {session.pid for session in sessions(database)})
+        with pytest.raises(LockLost, match="terminating connection"):
+            await task
+        assert entered == []
     await until_free(database)
 
 

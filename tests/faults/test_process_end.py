@@ -66,10 +66,10 @@ BY_ITSELF = {
 
 @contextmanager
 def program(source: str, url: str, engine: Engine) -> Iterator[subprocess.Popen[bytes]]:
-    """It runs with every warning shown, and with asyncio's own complaints."""
+    """It runs with every warning shown, those of finalisers too."""
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-u", "-X", "dev", "-c", source, url, engine]
-    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONASYNCIODEBUG": "0"}
+    command = [sys.executable, "-u", "-W", "default", "-c", source, url, engine]
+    environment = os.environ | {"PYTHONPATH": str(root)}
     process = spawn(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     try:
         yield process

@@ -1,8 +1,8 @@
 """A process that competes for locks until it is told to end, and writes what it does into a shared history.
 
-It gets its orders as JSON in its first argument. It says "ready" and begins when it is told "go" on standard input; "end"
-or the end of that input tells it to begin nothing new and to finish what it waits for. At the end it says "done" with
-what it counted. An error that no fault explains ends it with a traceback, and the test with it.
+It gets its orders as JSON in its first argument. It says "ready", and begins when it is told "go" on its standard
+input; "end", or the end of that input, tells it to begin nothing new and to finish what it waits for. Then it says
+"done" with what it counted. An error that no fault explains ends it with a traceback, and the test with it.
 """
 
 from __future__ import annotations

@@ -114,6 +114,8 @@ class Keeper:
         self.link: Link | None = None
         self.round_trip: float | None = None
         self.ever_up = False
+        self.trouble: str | None = None
+        """Why there is no link although one is wanted; None while all is well, or while the first attempt is made."""
 
     def want(self) -> None:
         """Keep a link open from now on."""
@@ -126,6 +128,7 @@ class Keeper:
     def unwant(self) -> None:
         """Close the link; nothing needs it now. ``want`` may follow at any time."""
         self._wanted = False
+        self.trouble = None
         if self.link is not None:
             self._end(self.link, "not needed any more")
         elif self._task is not None and self._task is not _running_task():
@@ -172,6 +175,7 @@ class Keeper:
 
     def link_lost(self, link: Link, reason: str) -> None:
         """The link died. Called by the link."""
+        self.trouble = reason
         lost = LinkLost(role=self.role, server_pid=link.pid, reason=reason, unanswered=link.lost_answers)
         self._down(link, reason, lost)
 
@@ -207,7 +211,7 @@ class Keeper:
                 failure = _as_ours(error)
                 wait = delay * random.uniform(0.5, 1.0)
                 delay = min(delay * 2, _LAST_DELAY)
-                self._last_error = str(failure)
+                self._last_error = self.trouble = str(failure)
                 self._context.events.emit(
                     ConnectFailed(
                         role=self.role,
@@ -233,7 +237,7 @@ class Keeper:
 
     def _up(self, link: Link, proof: Proof) -> None:
         self._attempts = 0
-        self._last_error = None
+        self._last_error = self.trouble = None
         self._proof = proof
         self.link = link
         self.ever_up = True

@@ -36,15 +36,14 @@ When the link dies everything the server knew of us is gone: the claim is lost, 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from ..backend import DONE, GRANTED, WAITING, Claim
+from ..errors import Unavailable
+from ..events import EventStream
 from ..hold import Waiter
 
-if TYPE_CHECKING:
-    from .lockshard import LockShard
-
-__all__ = ["KeyOwner"]
+__all__ = ["KeyOwner", "OwnersShard"]
 
 _YES: Final = ord("t")
 _BUSY_MARK: Final = ord("b")
@@ -57,6 +56,36 @@ class Timer(Protocol):
     """What ends by itself or is ended before; ``asyncio.TimerHandle`` is one."""
 
     def cancel(self) -> None: ...
+
+
+class OwnersShard(Protocol):
+    """What an owner asks of the shard it lives on."""
+
+    up: bool
+    events: EventStream
+
+    def try_(self, owner: KeyOwner, /) -> None: ...
+    def mark(self, owner: KeyOwner, /) -> None: ...
+    def unlock(self, owner: KeyOwner, /) -> None: ...
+    def unmark(self, owner: KeyOwner, /) -> None: ...
+
+    def retire(self, owner: KeyOwner, /) -> None:
+        """Nobody wants this key any more. Idempotent."""
+
+    def can_mark(self, owner: KeyOwner, /) -> bool:
+        """Whether the wake channel is heard; if not, the owner is stepped when it is, or when that is given up."""
+        ...
+
+    def watch(self, owner: KeyOwner, /) -> None: ...
+    def unwatch(self, owner: KeyOwner, /) -> None: ...
+
+    def wake_others(self, owner: KeyOwner, /) -> None:
+        """Other processes wait: wake them, and give this owner a rest."""
+
+    def not_ours(self, owner: KeyOwner, /) -> None: ...
+    def granted(self, claim: Claim, /) -> None: ...
+    def released(self, owner: KeyOwner, wanted: bool, /) -> None: ...
+    def hold_lost(self, claim: Claim, /) -> None: ...
 
 
 class KeyOwner:
@@ -81,7 +110,7 @@ class KeyOwner:
         "woken",
     )
 
-    def __init__(self, shard: LockShard, value: int) -> None:
+    def __init__(self, shard: OwnersShard, value: int) -> None:
         self.shard = shard
         self.value = value
         self.raw = b"%d" % value
@@ -234,6 +263,10 @@ class KeyOwner:
         self.refused_marks = 0
         claim, self.claim = self.claim, None
         done, self.done = self.done, None
+        for other in [*self.queue]:
+            if not other.wait:
+                self.queue.remove(other)
+                other.fail(Unavailable(f"there is no connection to the server now: {reason}"))
         if claim is not None:
             claim.state = DONE
             if claim.lose(reason):

@@ -238,7 +238,8 @@ class Link:
             reason = self._drain() or reason
             if self.dead is not None:
                 return
-            if reason is not None or self._pg.status == _BAD:
+            # the server's last words end the link at once: a grant that came with them must not be believed
+            if reason is not None or self._last_notice or self._pg.status == _BAD:
                 self._die(self._last_notice or reason or _one_line(self._pg.get_error_message()))
                 return
             if not waiting:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from time import monotonic as _now
-from typing import Final
+from typing import Final, cast
 
 from ..backend import Claim, Describer, Holder
-from ..errors import ConfigurationError, CoordinatorClosed, LinkLost, LockBudgetExceeded, PgconcertError
+from ..errors import ConfigurationError, CoordinatorClosed, LinkLost, LockBudgetExceeded, PgconcertError, Unavailable
 from ..events import HoldBroken, HoldDropped, LockAcquired, LockReleased, ReleaseRefused
 from ..hold import Grant, Waiter
 from ..keys import LockKey
@@ -68,6 +68,10 @@ class PostgresLocker:
                 return
             shard = self._shard_with_room()
             owner = self._owners[value] = shard.owners[value] = KeyOwner(shard, value)
+        if not claim.wait and (trouble := _shard(owner).keeper.trouble) is not None:
+            claim.fail(Unavailable(f"there is no connection to the server now: {trouble}"))
+            owner.step()
+            return
         owner.acquire(claim)
 
     def withdraw(self, claim: Claim) -> None:
@@ -157,7 +161,7 @@ class PostgresLocker:
 
     def retire(self, owner: KeyOwner) -> None:
         """Nobody wants this key any more."""
-        shard = owner.shard
+        shard = _shard(owner)
         if shard.owners.get(owner.value) is not owner:
             return
         del shard.owners[owner.value]
@@ -186,7 +190,7 @@ class PostgresLocker:
 
     def not_ours(self, owner: KeyOwner) -> None:
         """The server did not know the lock that we released."""
-        link = owner.shard.keeper.link
+        link = _shard(owner).keeper.link
         self._events.emit(ReleaseRefused(key=owner.name, server_pid=link.pid if link else 0))
 
     def shard_up(self, shard: LockShard, link: Link, proof: Proof) -> None:
@@ -269,3 +273,7 @@ class PostgresLocker:
 def _holder(row: tuple[bytes | None, ...]) -> Holder:
     application = (row[1] or b"").decode(errors="replace")
     return Holder(int(row[0] or 0), application.removesuffix(" pgconcert-lock"))
+
+
+def _shard(owner: KeyOwner) -> LockShard:
+    return cast(LockShard, owner.shard)

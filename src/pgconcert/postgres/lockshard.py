@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
+from ..backend import Claim
 from ..errors import LinkLost, LockBudgetExceeded, PgconcertError, StatementFailed
 from ..events import BatchReconciled
 from ..keys import interest_pair
 from .groupcommit import Group, Turns, Verb
-from .keeper import Keeper
+from .keeper import Context, Keeper
 from .keyowner import KeyOwner
 from .link import Link, Notification, Rows, Statement
 from .locktable import read_row
@@ -33,9 +34,7 @@ from .statements import (
     UNMARK,
     UNMARK_MANY,
 )
-
-if TYPE_CHECKING:
-    from .locks import PostgresLocker
+from .waiting import Waiting
 
 __all__ = ["SHARD_SIZE", "LockShard"]
 
@@ -49,10 +48,26 @@ _OUT_OF_MEMORY: Final = ("53200", "53000")
 _TRANSIENT: Final = ("57014", "55P03", "40001", "40P01")
 
 
+class ShardsLocker(Protocol):
+    """What a shard asks of its locker."""
+
+    context: Context
+    waiting: Waiting
+
+    def retire(self, owner: KeyOwner) -> None: ...
+    def not_ours(self, owner: KeyOwner) -> None: ...
+    def granted(self, claim: Claim) -> None: ...
+    def released(self, owner: KeyOwner, wanted: bool) -> None: ...
+    def hold_lost(self, claim: Claim) -> None: ...
+    def shard_up(self, shard: LockShard, link: Link, proof: Proof) -> None: ...
+    def shard_down(self, shard: LockShard) -> None: ...
+    def connect_failed(self, shard: LockShard, error: PgconcertError) -> None: ...
+
+
 class LockShard:
     """One lock link and the owners of its keys."""
 
-    def __init__(self, locker: PostgresLocker) -> None:
+    def __init__(self, locker: ShardsLocker) -> None:
         self._locker = locker
         self._context = locker.context
         self.owners: dict[int, KeyOwner] = {}

@@ -17,22 +17,19 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from time import monotonic as _now
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from ..backend import Claim, Holder
 from ..events import StillWaiting, WakeFailed
 from ..keys import wake_bucket
-from .keeper import Context
-from .keyowner import KeyOwner
+from .keeper import Context, Keeper
+from .keyowner import KeyOwner, OwnersShard
 from .link import Notification, Rows
 from .listener import Listener, Registration
 from .locktable import LockRow, read_row
 from .messages import Publisher
 from .statements import ALL_LOCKS
 from .waitgraph import find_cycle, process_name
-
-if TYPE_CHECKING:
-    from .lockshard import LockShard
 
 __all__ = ["Waiting"]
 
@@ -55,6 +52,15 @@ class _Bucket:
         self.unheard = False
 
 
+class WaitingShard(OwnersShard, Protocol):
+    """What waiting asks of a shard."""
+
+    keeper: Keeper
+    database: bytes
+
+    def recheck(self, owners: Sequence[KeyOwner]) -> None: ...
+
+
 class Waiting:
     """The waits of one locker."""
 
@@ -64,7 +70,7 @@ class Waiting:
         listener: Listener,
         publisher: Publisher,
         owners: Mapping[int, KeyOwner],
-        shards: Sequence[LockShard],
+        shards: Sequence[WaitingShard],
     ) -> None:
         self._context = context
         self._loop = context.loop
@@ -96,7 +102,8 @@ class Waiting:
             if error is not None:
                 self._events.emit(WakeFailed(keys=1, error=str(error)))
             if owner.rest is not None:
-                self._let_rest(owner, min(max(_REST, 2 * (owner.shard.keeper.round_trip or 0.0)), _REST_MOST))
+                round_trip = max((shard.keeper.round_trip or 0.0 for shard in self._shards), default=0.0)
+                self._let_rest(owner, min(max(_REST, 2 * round_trip), _REST_MOST))
 
         self._publisher.publish(_channel(wake_bucket(owner.value)), str(owner.value), told)
 
