@@ -55,11 +55,16 @@ class Grant:
         """The hold whose body is to be cancelled on loss; weak, because engines keep grants and never holds."""
         self.watchers: list[Callable[[], None]] | None = None
 
-    def lose(self, reason: str) -> bool:
-        """Mark as lost and tell the watchers. False if it was lost or released before."""
+    def lose(self, reason: str, noted: Callable[[], None] | None = None) -> bool:
+        """Mark as lost and tell the watchers. False if it was lost or released before.
+
+        ``noted`` is called between: what it records is there before anybody can act on the loss.
+        """
         if self.over or self.reason is not None:
             return False
         self.reason = reason
+        if noted is not None:
+            noted()
         for watcher in list(self.watchers or ()):
             watcher()
         scope = self.scope() if self.scope is not None else None

@@ -31,14 +31,10 @@ def to_the_proxy():
     found = 0
     for name in os.listdir("/proc/self/fd"):
         try:
-            other = socket.socket(fileno=os.dup(int(name)))
-        except OSError:
-            continue
-        with other:
-            try:
+            with socket.fromfd(int(name), socket.AF_INET, socket.SOCK_STREAM) as other:
                 found += other.getpeername()[1] == port
-            except (OSError, IndexError):
-                pass
+        except (OSError, IndexError):
+            pass  # no socket, or not one of this kind
     return found
 
 runner = asyncio.Runner()

@@ -269,8 +269,7 @@ class KeyOwner:
                 other.fail(Unavailable(f"there is no connection to the server now: {reason}"))
         if claim is not None:
             claim.state = DONE
-            if claim.lose(reason):
-                self.shard.hold_lost(claim)
+            claim.lose(reason, lambda: self.shard.hold_lost(claim))
         if done is not None and not done.done():
             done.set_result(True)
         self.step()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from time import monotonic as _now
 from typing import Final, cast
 
@@ -133,8 +134,7 @@ class PostgresLocker:
             owner.fail(CoordinatorClosed("the coordinator was closed while this lock was waited for"))
             claim = owner.claim
             if claim is not None:
-                if claim.lose("the coordinator was closed"):
-                    self.hold_lost(claim)
+                claim.lose("the coordinator was closed", functools.partial(self.hold_lost, claim))
                 owner.release(claim, None)
             else:
                 owner.step()
@@ -208,13 +208,12 @@ class PostgresLocker:
             surplus -= 1
         link.send(LOCKS_ON_SERVER, (), lambda rows, error: self._check_room(shard, rows, error))
 
-    def shard_down(self, shard: LockShard) -> None:
-        """A lock link is gone. Owners with waiters stay; the keeper connects again while there are any."""
-        if not shard.owners and shard is self.shards[0] and not self._closed:
-            shard.keeper.unwant()
-
     def connect_failed(self, shard: LockShard, error: PgconcertError) -> None:
-        """Before the first connection ever, every claim learns it; later only those that do not want to wait."""
+        """Before the first connection ever, every claim learns it; later only those that do not want to wait.
+
+        Once there was a link, the keeper goes on, wanted or not: the next claim finds one, or learns at once that
+        there is none.
+        """
         ever_up = any(known.keeper.ever_up for known in self.shards)
         final = isinstance(error, (ConfigurationError, CoordinatorClosed)) or not ever_up
         for owner in [*shard.owners.values()]:
@@ -223,7 +222,7 @@ class PostgresLocker:
                     owner.queue.remove(claim)
                     claim.fail(error)
             owner.step()
-        if not shard.owners:
+        if not shard.owners and not ever_up:
             shard.keeper.unwant()
 
     # the budget
