@@ -61,7 +61,9 @@ def parse(text: str) -> dict[str, str]:
         # an unescaped @ or : of a password ends up in the host or the port, and would be shown with them
         hosts = parameters.get("host", "").split(",")
         ports = parameters.get("port", "").split(",")
-        strange = any("@" in host.strip()[1:] for host in hosts) or (
+        # only an abstract socket begins with @, and a URL writes that as %40
+        abstract = "://" not in text or "%40" in text
+        strange = any("@" in host.strip()[abstract:] for host in hosts) or (
             "://" in text and "@" in parameters.get("dbname", "")
         )
         if strange or any(port and not port.strip().isdigit() for port in ports):
@@ -161,6 +163,8 @@ def _plain_url(text: str) -> str:
             hosts.append(value)
         elif _is_parameter(name):
             kept.append((name, value))
+        elif "@" in name + value:
+            raise ValueError  # the tail of a password with a question mark: what stands before it is no host
     if hosts:
         pairs = [host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "") for host in hosts]
         kept.append(("host", ",".join(host for host, _, _ in pairs)))

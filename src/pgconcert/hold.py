@@ -256,6 +256,8 @@ class Hold:
 
     def __del__(self) -> None:
         grant = self._grant
+        if self.task is not None and self._scoped is not None:
+            self._scoped(grant, self.task, False)
         if grant.over or grant.reason is not None:
             return
         grant.over = True

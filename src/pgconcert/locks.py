@@ -8,8 +8,8 @@ itself would wait for ever, so that is an error instead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from types import TracebackType
+from collections.abc import Callable
+from types import CoroutineType, TracebackType
 from typing import Any, Final
 
 from .backend import Claim, Holder, Locker
@@ -31,14 +31,19 @@ class LockRegister:
         self.locker = locker
         self.loop = loop
         self.state = state
-        self.inside: dict[int | str, asyncio.Task[object]] = {}
+        self.inside: dict[int | str, tuple[Grant, asyncio.Task[object]]] = {}
 
     def scoped(self, claim: Grant, task: asyncio.Task[object], inside: bool) -> None:
         """A task enters the scope of a hold, or leaves it (a lost one perhaps, while another task has the key)."""
         if inside:
-            self.inside[claim.name] = task
-        elif self.inside.get(claim.name) is task:
+            self.inside[claim.name] = claim, task
+        elif self.inside.get(claim.name, (None,))[0] is claim:
             del self.inside[claim.name]
+
+    def holds(self, key: int | str, task: asyncio.Task[object] | None) -> bool:
+        """Whether a task is inside the scope of a hold that is still held."""
+        claim, holder = self.inside.get(key, (None, None))
+        return claim is not None and holder is task and not claim.over and claim.reason is None
 
 
 class AsyncLock:
@@ -94,8 +99,7 @@ class AsyncLock:
     async def _acquire(self, timeout: float | None) -> Hold:
         register = self._register
         loop = register.loop
-        inside = register.inside.get(self._key.name)
-        if inside is not None and inside is asyncio.current_task(loop):
+        if self._key.name in register.inside and register.holds(self._key.name, asyncio.current_task(loop)):
             raise WouldDeadlock(
                 f"this task holds {self._key.name!r} already and would wait for itself for ever; locks are not "
                 "re-entrant: pass the hold on, or use try_acquire()"
@@ -155,7 +159,7 @@ class AsyncLock:
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Coroutine[Any, Any, None]:
+    ) -> CoroutineType[Any, Any, None]:
         entered = self._entered
         assert entered is not None
         if len(entered) == 1:
@@ -168,7 +172,8 @@ class AsyncLock:
                 raise RuntimeError(f"the lock of {self.key!r} was not entered by this task")
             hold = mine
             entered.remove(hold)
-        return hold.__aexit__(kind, error, traceback)
+        # not awaited here, which saves a coroutine; mypy knows it only as the wider Coroutine
+        return hold.__aexit__(kind, error, traceback)  # type: ignore[return-value]
 
     def __repr__(self) -> str:
         return f"<AsyncLock {self.key!r}>"

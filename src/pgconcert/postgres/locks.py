@@ -252,6 +252,9 @@ class PostgresLocker:
         if isinstance(error, LinkLost):
             return
         used = 0 if error is not None else int(rows[0][0] or 0)
+        # links that started at the same time may not have taken their share yet
+        started = [owner for known in self.shards if known.up for owner in known.owners.values()]
+        used += sum(not owner.held and not owner.marked for owner in started)
         if self._server_room is not None and used + len(shard.owners) > self._server_room:
             refusal = LockBudgetExceeded(
                 f"the server carries {used} advisory locks, and a further {len(shard.owners)} would pass three "
@@ -260,6 +263,9 @@ class PostgresLocker:
             )
             for owner in [*shard.owners.values()]:
                 owner.fail(refusal)
+            # not started: the next claim connects anew, and asks anew
+            shard.keeper.unwant()
+            return
         shard.start()
 
     def _close_if_empty(self, shard: LockShard) -> None:

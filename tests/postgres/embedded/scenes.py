@@ -95,8 +95,9 @@ def address(folder: Path) -> str:
     return f"embedded://{quote(str(folder))}"
 
 
-def ask(url: str, statement: str = "SELECT 42") -> Any:
-    with psycopg.connect(url) as connection:
+def ask(url: str, statement: str = "SELECT 42", *, autocommit: bool = False) -> Any:
+    """The first value that the server answers, if it answers with any."""
+    with psycopg.connect(url, autocommit=autocommit) as connection:
         cursor = connection.execute(statement.encode())
         row = cursor.fetchone() if cursor.description else None
         return row[0] if row else None

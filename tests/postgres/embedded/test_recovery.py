@@ -99,6 +99,7 @@ def test_a_server_that_somebody_else_started_is_left_alone(folder: Path) -> None
     assert where.run([*control, "-w", "-m", "fast", "stop"]).returncode == 0
 
 
+@pytest.mark.long
 def test_a_half_finished_data_folder_is_swept_away(empty: Path) -> None:
     home = place(address(empty)).home
     (home / "data.new-0badcafe" / "base").mkdir(parents=True)
