@@ -13,6 +13,7 @@ import contextlib
 import os
 import re
 import secrets
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -48,6 +49,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # a run in the background (nohup, a shell's &) ignores these, and so would every program that the tests start
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.addinivalue_line("markers", "long: takes more than a few seconds, or much of the machine")
     config.addinivalue_line("markers", "needs(program): needs a program of a Debian package")
 

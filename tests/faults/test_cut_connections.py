@@ -86,6 +86,7 @@ async def test_a_cut_under_a_holder_and_a_waiter(
         assert await hold.wait_lost()
         mine = await waiting
         assert not mine.lost
+        await eventually_async(lambda: all(c.health().links[0].state == "ready" for c in (one, two)))
         # the old handle has no power over the new lock
         await hold.release()
         assert await one.lock(unique).try_acquire() is None

@@ -85,7 +85,8 @@ async def test_a_hundred_channels_cost_one_transaction(database: str, server: Se
             assert len(await channels(listener)) == count
             return sent, sent_again
 
-    assert await transactions(100) == await transactions(1)
+    # the last of them, which gives up the channel of the proof, may or may not be answered yet
+    assert await transactions(100) == pytest.approx(await transactions(1), abs=1)
 
 
 async def test_channels_added_together_travel_together(database: str) -> None:

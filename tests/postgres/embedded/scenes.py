@@ -30,10 +30,11 @@ only_root = pytest.mark.skipif(not ROOT, reason="needs root")
 
 # A user in a process of its own: says its address, leaves when told to, and does not care about Ctrl-C.
 USER: Final = """
-import signal, sys
+import os, signal, sys
 from pgconcert.postgres.embedded import EmbeddedServer
 server = EmbeddedServer.start(sys.argv[1])
-signal.signal(signal.SIGINT, lambda *_: print("interrupted", flush=True))
+# Not print: the signal may come while the address is still being printed.
+signal.signal(signal.SIGINT, lambda *_: os.write(1, b"interrupted\\n"))
 print(server.url, flush=True)
 sys.stdin.readline()
 server.stop()
