@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from types import TracebackType
-from typing import Literal, Self
+from typing import Final, Literal, Self, TypeGuard
 
 from .backend import Backend, Health
 from .conninfo import Address
@@ -18,6 +18,8 @@ from .locks import AsyncLock, LockRegister, check_timeout
 __all__ = ["AsyncCoordinator"]
 
 
+_DAY: Final = 86400
+
 _forks = 0
 """How many forks lie between this process and the one that imported us: cheaper to compare than ``os.getpid()``."""
 
@@ -28,6 +30,10 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class AsyncCoordinator:
@@ -62,7 +68,7 @@ class AsyncCoordinator:
         backend: Backend | None = None,
     ) -> None:
         self._keys = KeySpace(namespace)
-        self._check(engine, network_timeout, connect_timeout, max_locks)
+        self._check(engine, network_timeout, connect_timeout, max_locks, name)
         self.events = EventStream()
         """The stream of everything that happens; see ``pgconcert.events``."""
         if backend is None:
@@ -89,15 +95,21 @@ class AsyncCoordinator:
         self._closing: asyncio.Task[None] | None = None
 
     @staticmethod
-    def _check(engine: str, network_timeout: float, connect_timeout: float, max_locks: int | None) -> None:
+    def _check(
+        engine: object, network_timeout: object, connect_timeout: object, max_locks: object, name: object
+    ) -> None:
         if engine not in ("loop", "thread"):
             raise ConfigurationError(f"engine must be 'loop' or 'thread', not {engine!r}")
-        if not network_timeout >= 0.2:
-            raise ConfigurationError(f"network_timeout must be at least 0.2 seconds, not {network_timeout!r}")
-        if not connect_timeout > 0:
-            raise ConfigurationError(f"connect_timeout must be more than 0 seconds, not {connect_timeout!r}")
-        if max_locks is not None and not max_locks >= 1:
-            raise ConfigurationError(f"max_locks must be at least 1, not {max_locks!r}")
+        for what, seconds, least in (
+            ("network_timeout", network_timeout, 0.2),
+            ("connect_timeout", connect_timeout, 0.01),
+        ):
+            if not _is_number(seconds) or not least <= seconds <= _DAY:
+                raise ConfigurationError(f"{what} must be {least} to {_DAY} seconds, not {seconds!r}")
+        if max_locks is not None and (type(max_locks) is not int or max_locks < 1):
+            raise ConfigurationError(f"max_locks must be a whole number of at least 1, or None, not {max_locks!r}")
+        if name is not None and (not isinstance(name, str) or not name or "\0" in name):
+            raise ConfigurationError(f"name must be a text without NUL, or None, not {name!r:.100}")
 
     async def open(self) -> None:
         """Make ready. Connections are made when first needed; an embedded server is started here."""
@@ -191,8 +203,10 @@ class AsyncCoordinator:
         return register
 
     def _describe_links(self) -> str:
-        down = [link for link in self._backend.health().links if link.role == "lock" and link.state != "ready"]
-        return f"there is no connection to the server: {down[0].last_error or down[0].state}" if down else ""
+        links = [link for link in self._backend.health().links if link.role == "lock"]
+        if not links or any(link.state == "ready" for link in links):
+            return ""
+        return f"there is no connection to the server: {links[0].last_error or links[0].state}"
 
     def __repr__(self) -> str:
         return f"<AsyncCoordinator {self._state}>"

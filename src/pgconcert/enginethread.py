@@ -13,6 +13,7 @@ because leaving is a message that crosses after it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections import deque
@@ -20,7 +21,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from .backend import Backend, Claim, Describer, Health, Holder, Locker
-from .errors import CoordinatorClosed
+from .errors import CoordinatorClosed, Unavailable
 from .hold import Grant, Waiter
 from .keys import LockKey
 from .offloop import off_loop
@@ -71,10 +72,13 @@ class EngineThread:
 
     def __init__(self) -> None:
         self._users = 0
-        self._ready = threading.Event()
         self._pid = os.getpid()
-        self.loop: asyncio.AbstractEventLoop
-        self.crossing: _Crossing
+        try:
+            # made here and not on the thread, so that a failure reaches whoever asked
+            self.loop = asyncio.new_event_loop()
+        except OSError as error:
+            raise Unavailable(f"the engine thread cannot be started: {error.strerror or error}") from error
+        self.crossing = _Crossing(self.loop)
         self._thread = threading.Thread(target=self._run, name="pgconcert-engine", daemon=True)
 
     @classmethod
@@ -83,9 +87,9 @@ class EngineThread:
         with cls._lock:
             engine = cls._current
             if engine is None or engine._pid != os.getpid() or not engine._thread.is_alive():
-                engine = cls._current = cls()
+                engine = cls()
                 engine._thread.start()
-                engine._ready.wait()
+                cls._current = engine
             engine._users += 1
             return engine
 
@@ -101,11 +105,8 @@ class EngineThread:
         self._thread.join()
 
     def _run(self) -> None:
-        with asyncio.Runner() as runner:
-            self.loop = runner.get_loop()
-            self.crossing = _Crossing(self.loop)
-            self._ready.set()
-            asyncio.set_event_loop(self.loop)
+        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+            asyncio.set_event_loop(runner.get_loop())
             self.loop.run_forever()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -201,6 +202,9 @@ class ThreadedBackend:
         try:
             await self._engine.run(self._backend.open())
         except BaseException:
+            # it may have been opened all the same, if we were cancelled just then
+            with contextlib.suppress(Exception):
+                await self._engine.run(self._backend.close())
             await self._leave()
             raise
         back = _Crossing(asyncio.get_running_loop())

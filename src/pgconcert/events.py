@@ -11,10 +11,15 @@ A reader that raises is reported on the log and keeps its place.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
+
+from .errors import ConfigurationError
 
 __all__ = [
     "BatchReconciled",
@@ -271,6 +276,13 @@ class EventStream:
 
     def subscribe(self, reader: Callable[[Event], object], *kinds: type[Event]) -> Callable[[], None]:
         """Call ``reader`` with each event of ``kinds`` (all, if none is named). Returns the way to stop it."""
+        if not callable(reader):
+            raise ConfigurationError(f"a reader of events must be callable, not {reader!r:.100}")
+        for kind in cast("tuple[object, ...]", kinds):
+            if not (isinstance(kind, type) and issubclass(kind, Event)):
+                raise ConfigurationError(
+                    f"{kind!r:.100} is no kind of event: name classes of pgconcert.events, one by one"
+                )
         entry = (reader, kinds or (Event,))
         self.readers = [*self.readers, entry]
 
@@ -284,12 +296,22 @@ class EventStream:
         return bool(self.readers) and any(issubclass(kind, kinds) for _, kinds in self.readers)
 
     def emit(self, event: Event) -> None:
-        """Log the event and hand it to its readers."""
+        """Log the event and hand it to its readers. Whatever they raise, the machinery that emits goes on."""
         if event.level:
-            logger.log(event.level, "%s", event, extra={"event": event})
+            try:
+                logger.log(event.level, "%s", event, extra={"event": event})
+            except Exception as error:
+                _complain(event, error)  # a handler that fails
         for reader, kinds in self.readers:
             if isinstance(event, kinds):
                 try:
                     reader(event)
-                except Exception:
-                    logger.exception("a reader of events failed on: %s", event)
+                except (Exception, asyncio.CancelledError) as error:
+                    _complain(event, error)
+
+
+def _complain(event: Event, error: BaseException) -> None:
+    try:
+        logger.error("a reader of events failed on: %s", event, exc_info=error)
+    except Exception:
+        sys.stderr.write(f"pgconcert: a reader of events and the log failed on: {event}\n")

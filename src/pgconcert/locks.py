@@ -136,12 +136,13 @@ class AsyncLock:
         known: asyncio.Future[Holder | None] = register.loop.create_future()
         register.locker.describe(self._key, known)
         await asyncio.wait([known], timeout=_ASK_HOLDER)
-        holder = known.result() if known.done() else None
-        known.cancel()
+        if not known.done():
+            known.cancel()
+            return f"{text}; {register.state() or 'who holds it could not be found out in time'}"
+        holder = known.result()
         if holder is not None:
             return f"{text}; it is held by {holder}"
-        state = register.state()
-        return f"{text}; {state}" if state else f"{text}; it is not held by anybody at this instant"
+        return f"{text}; {register.state() or 'it is not held by anybody at this instant'}"
 
     async def __aenter__(self) -> Hold:
         task = asyncio.current_task(self._register.loop)

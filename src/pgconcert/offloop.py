@@ -16,13 +16,18 @@ __all__ = ["off_loop"]
 T = TypeVar("T")
 
 
-async def off_loop(work: Callable[[], T]) -> T:
-    """Run ``work`` in a daemon thread of its own. Cancelled, we leave and the thread ends when it ends."""
+async def off_loop(work: Callable[[], T], unclaimed: Callable[[T], object] | None = None) -> T:
+    """Run ``work`` in a daemon thread of its own. Cancelled, we leave and the thread ends when it ends.
+
+    ``unclaimed`` gets a result that nobody is left to take, in a thread as well: to give it back.
+    """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
 
     def settle(result: T | None, error: BaseException | None) -> None:
         if answer.done():
+            if error is None and unclaimed is not None:
+                threading.Thread(target=unclaimed, args=(result,), name="pgconcert-unclaimed", daemon=True).start()
             return
         if error is not None:
             answer.set_exception(error)
@@ -38,8 +43,9 @@ async def off_loop(work: Callable[[], T]) -> T:
             failure = error
         try:
             loop.call_soon_threadsafe(settle, result, failure)
-        except RuntimeError:
-            pass  # the loop has ended; nobody waits any more
+        except RuntimeError:  # the loop has ended; nobody waits any more
+            if failure is None and unclaimed is not None:
+                unclaimed(result)  # type: ignore[arg-type]
 
     threading.Thread(target=run, name="pgconcert-off-loop", daemon=True).start()
     return await answer

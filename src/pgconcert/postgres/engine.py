@@ -47,6 +47,7 @@ class PostgresBackend:
         self._max_locks = max_locks
         self._events = events
         self._embedded: EmbeddedServer | None = None
+        self._links_made = False
         self._listener: Listener
         self._publisher: Publisher
         self.locker: PostgresLocker
@@ -70,22 +71,27 @@ class PostgresBackend:
         self._listener = Listener(context)
         self._publisher = Publisher(context)
         self.locker = PostgresLocker(context, self._listener, self._publisher, self._max_locks)
+        self._links_made = True
         _living.add(self)
 
     async def close(self) -> None:
         """Give everything back and close the links."""
+        try:
+            if self._links_made:
+                await self._close_links()
+        finally:
+            _living.discard(self)
+            if self._embedded is not None:
+                await off_loop(self._embedded.stop)
+
+    async def _close_links(self) -> None:
         try:
             await self.locker.close()
         finally:
             try:
                 await self._publisher.close()
             finally:
-                try:
-                    await self._listener.close()
-                finally:
-                    _living.discard(self)
-                    if self._embedded is not None:
-                        await off_loop(self._embedded.stop)
+                await self._listener.close()
 
     def health(self) -> Health:
         """How the links and locks are."""
@@ -118,16 +124,4 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 async def _start_embedded(address: str) -> EmbeddedServer:
     """Start or join it; a caller that leaves while it starts does not leave a user of it behind."""
-    left = False
-
-    def start() -> EmbeddedServer:
-        server = EmbeddedServer.start(address)
-        if left:
-            server.stop()
-        return server
-
-    try:
-        return await off_loop(start)
-    except asyncio.CancelledError:
-        left = True
-        raise
+    return await off_loop(lambda: EmbeddedServer.start(address), lambda server: server.stop())

@@ -114,6 +114,8 @@ class Keeper:
         self.link: Link | None = None
         self.round_trip: float | None = None
         self.ever_up = False
+        self.application = context.application_name(role, None)
+        """Our name on the server."""
         self.trouble: str | None = None
         """Why there is no link although one is wanted; None while all is well, or while the first attempt is made."""
 
@@ -187,6 +189,8 @@ class Keeper:
 
     async def _run(self) -> None:
         try:
+            # an eager task would run inside the call that wants it, before what it wants it for is noted
+            await asyncio.sleep(0)
             await self._keep()
         except asyncio.CancelledError:
             if self._wanted and self._task is _running_task():
@@ -207,7 +211,10 @@ class Keeper:
             self._attempts += 1
             try:
                 link, proof = await self._connect()
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                task = _running_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise
                 failure = _as_ours(error)
                 wait = delay * random.uniform(0.5, 1.0)
                 delay = min(delay * 2, _LAST_DELAY)
@@ -259,7 +266,8 @@ class Keeper:
         needs_session = self.role in _NEED_A_SESSION
         source = context.direct_address if needs_session and context.direct_address else context.address
         parameters = await source.parameters()
-        parameters["application_name"] = context.application_name(self.role, parameters.get("application_name"))
+        self.application = context.application_name(self.role, parameters.get("application_name"))
+        parameters["application_name"] = self.application
         parameters.setdefault("tcp_user_timeout", str(round(context.network_timeout * 1000)))
         parameters.setdefault("keepalives_idle", str(max(1, round(context.network_timeout / 2))))
         limit = _limit(parameters.pop("connect_timeout", ""), context.connect_timeout)
@@ -353,8 +361,10 @@ class Keeper:
         # first the task, which runs later: whatever the owner does, the next connection will be made
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(reason)
-        self._context.events.emit(event)
-        self._owner.link_down(reason)
+        try:
+            self._context.events.emit(event)
+        finally:
+            self._owner.link_down(reason)
 
 
 def _limit(text: str, default: float) -> float:
@@ -365,7 +375,7 @@ def _limit(text: str, default: float) -> float:
     return seconds if seconds > 0 else default
 
 
-def _as_ours(error: Exception) -> PgconcertError:
+def _as_ours(error: BaseException) -> PgconcertError:
     if isinstance(error, PgconcertError):
         return error
     # the text of somebody else's error may hold a secret: it is chained, not quoted

@@ -97,6 +97,7 @@ class KeyOwner:
         "done",
         "failures",
         "held",
+        "left",
         "marked",
         "name",
         "queue",
@@ -127,6 +128,7 @@ class KeyOwner:
         self.name: int | str = value
         self.refused_marks = 0
         self.failures = 0
+        self.left = 0
 
     # messages from callers
 
@@ -145,7 +147,11 @@ class KeyOwner:
         """A claim is taken back, in any state."""
         if claim.state == WAITING:
             claim.state = DONE
-            self.queue.remove(claim)
+            # left where it is, because looking for it costs more the more there are; swept when half of them have left
+            self.left += 1
+            if self.left * 2 > len(self.queue):
+                self.queue = deque(other for other in self.queue if other.state == WAITING)
+                self.left = 0
             self.step()
         elif claim.state == GRANTED and claim is self.claim:
             claim.over = True
@@ -263,10 +269,7 @@ class KeyOwner:
         self.refused_marks = 0
         claim, self.claim = self.claim, None
         done, self.done = self.done, None
-        for other in [*self.queue]:
-            if not other.wait:
-                self.queue.remove(other)
-                other.fail(Unavailable(f"there is no connection to the server now: {reason}"))
+        self.fail(Unavailable(f"there is no connection to the server now: {reason}"), waiting_too=False)
         if claim is not None:
             claim.state = DONE
             claim.lose(reason, lambda: self.shard.hold_lost(claim))
@@ -274,22 +277,25 @@ class KeyOwner:
             done.set_result(True)
         self.step()
 
-    def fail(self, error: Exception) -> None:
-        """End every claim that waits."""
+    def fail(self, error: Exception, *, waiting_too: bool = True) -> None:
+        """End every claim in the queue, or only those that do not want to wait."""
         for claim in self.queue:
-            claim.fail(error)
-        self.queue.clear()
+            if waiting_too or not claim.wait:
+                claim.fail(error)
+        self.queue = deque(claim for claim in self.queue if claim.state == WAITING)
+        self.left = 0
 
     # the machine
 
     def step(self) -> None:
         """Send the one statement that is due, if any."""
         shard = self.shard
-        if self.busy:
-            return
         queue = self.queue
         while queue and queue[0].state != WAITING:
-            queue.popleft()
+            queue.popleft()  # so that a queue which is not empty has somebody who waits
+            self.left -= 1
+        if self.busy:
+            return
         if not shard.up:
             if not queue:
                 shard.retire(self)
@@ -329,7 +335,9 @@ class KeyOwner:
         queue = self.queue
         while queue:
             claim = queue.popleft()
-            if claim.state == WAITING:
+            if claim.state != WAITING:
+                self.left -= 1
+            else:
                 claim.state = GRANTED
                 self.claim = claim
                 self.name = claim.name

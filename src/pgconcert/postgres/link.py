@@ -339,6 +339,7 @@ def _after_fork_in_child() -> None:
     for connection in _open_connections:
         with contextlib.suppress(OSError, OperationalError):
             os.close(connection.socket)
+    _open_connections.clear()  # a child of the child must not close the same numbers again
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

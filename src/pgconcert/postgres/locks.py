@@ -46,6 +46,7 @@ class PostgresLocker:
         self._wanted_budget = max_locks
         self._owners: dict[int, KeyOwner] = {}
         self._server_room: int | None = None
+        self._asking: dict[int, list[Describer]] = {}
         self._closed = False
         self._all_gone: asyncio.Future[None] | None = None
         self.budget = max_locks
@@ -96,8 +97,8 @@ class PostgresLocker:
             self._loop.call_soon_threadsafe(self._drop, claim)
 
     def _drop(self, claim: Grant) -> None:
-        self._events.emit(HoldDropped(key=claim.name))
         self.release(claim, None)
+        self._events.emit(HoldDropped(key=claim.name))
 
     def describe(self, key: LockKey, waiter: Describer) -> None:
         """Ask who holds a key."""
@@ -106,14 +107,21 @@ class PostgresLocker:
         if shard is None or link is None:
             waiter.set_result(None)
             return
+        owner = self._owners.get(key.value)
+        if owner is not None and owner.claim is not None:
+            waiter.set_result(Holder(link.pid, _plain(shard.keeper.application)))
+            return
+        asking = self._asking.get(key.value)
+        if asking is not None:
+            asking.append(waiter)  # many waiters run out of time together; the server lists its locks once for all
+            return
+        self._asking[key.value] = [waiter]
 
         def answered(rows: Rows, error: Exception | None) -> None:
-            if waiter.done():
-                return
-            if error is not None or not rows:
-                waiter.set_result(None)
-            else:
-                waiter.set_result(_holder(rows[0]))
+            holder = _holder(rows[0]) if error is None and rows else None
+            for asker in self._asking.pop(key.value, ()):
+                if not asker.done():
+                    asker.set_result(holder)
 
         link.send(HOLDER, (shard.database, *halves(key.value)), answered)
 
@@ -145,6 +153,7 @@ class PostgresLocker:
             for shard in self.shards:
                 if shard.emptied is not None:
                     shard.emptied.cancel()
+            for shard in [*self.shards]:
                 await shard.keeper.close()
         finally:
             # last, because a link that closes sends its waiters home
@@ -217,10 +226,7 @@ class PostgresLocker:
         ever_up = any(known.keeper.ever_up for known in self.shards)
         final = isinstance(error, (ConfigurationError, CoordinatorClosed)) or not ever_up
         for owner in [*shard.owners.values()]:
-            for claim in [*owner.queue]:
-                if final or not claim.wait:
-                    owner.queue.remove(claim)
-                    claim.fail(error)
+            owner.fail(error, waiting_too=final)
             owner.step()
         if not shard.owners and not ever_up:
             shard.keeper.unwant()
@@ -255,17 +261,20 @@ class PostgresLocker:
         # links that started at the same time may not have taken their share yet
         started = [owner for known in self.shards if known.up for owner in known.owners.values()]
         used += sum(not owner.held and not owner.marked for owner in started)
-        if self._server_room is not None and used + len(shard.owners) > self._server_room:
+        surplus = 0 if self._server_room is None else used + len(shard.owners) - self._server_room
+        if surplus > 0:
             refusal = LockBudgetExceeded(
                 f"the server carries {used} advisory locks, and a further {len(shard.owners)} would pass three "
                 f"quarters of its lock table ({self._server_room}); hold fewer locks at once, or raise "
                 "max_locks_per_transaction"
             )
-            for owner in [*shard.owners.values()]:
+            for owner in [*shard.owners.values()][-surplus:]:
                 owner.fail(refusal)
-            # not started: the next claim connects anew, and asks anew
-            shard.keeper.unwant()
-            return
+                owner.step()
+            if not shard.owners:
+                # not started: the next claim connects anew, and asks anew
+                shard.keeper.unwant()
+                return
         shard.start()
 
     def _close_if_empty(self, shard: LockShard) -> None:
@@ -277,7 +286,11 @@ class PostgresLocker:
 
 def _holder(row: tuple[bytes | None, ...]) -> Holder:
     application = (row[1] or b"").decode(errors="replace")
-    return Holder(int(row[0] or 0), application.removesuffix(" pgconcert-lock"))
+    return Holder(int(row[0] or 0), _plain(application))
+
+
+def _plain(application: str) -> str:
+    return application.removesuffix(" pgconcert-lock")
 
 
 def _shard(owner: KeyOwner) -> LockShard:
