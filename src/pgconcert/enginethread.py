@@ -88,7 +88,11 @@ class EngineThread:
             engine = cls._current
             if engine is None or engine._pid != os.getpid() or not engine._thread.is_alive():
                 engine = cls()
-                engine._thread.start()
+                try:
+                    engine._thread.start()
+                except RuntimeError as error:
+                    engine.loop.close()
+                    raise Unavailable(f"the engine thread cannot be started: {error}") from error
                 cls._current = engine
             engine._users += 1
             return engine

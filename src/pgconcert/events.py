@@ -300,7 +300,7 @@ class EventStream:
         if event.level:
             try:
                 logger.log(event.level, "%s", event, extra={"event": event})
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 _complain(event, error)  # a handler that fails
         for reader, kinds in self.readers:
             if isinstance(event, kinds):
@@ -313,5 +313,5 @@ class EventStream:
 def _complain(event: Event, error: BaseException) -> None:
     try:
         logger.error("a reader of events failed on: %s", event, exc_info=error)
-    except Exception:
+    except (Exception, asyncio.CancelledError):
         sys.stderr.write(f"pgconcert: a reader of events and the log failed on: {event}\n")

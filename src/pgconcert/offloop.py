@@ -48,4 +48,9 @@ async def off_loop(work: Callable[[], T], unclaimed: Callable[[T], object] | Non
                 unclaimed(result)  # type: ignore[arg-type]
 
     threading.Thread(target=run, name="pgconcert-off-loop", daemon=True).start()
-    return await answer
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        if answer.done() and not answer.cancelled() and answer.exception() is None:
+            settle(answer.result(), None)  # it came in the instant in which we leave
+        raise

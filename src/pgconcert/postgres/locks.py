@@ -109,7 +109,8 @@ class PostgresLocker:
             return
         owner = self._owners.get(key.value)
         if owner is not None and owner.claim is not None:
-            waiter.set_result(Holder(link.pid, _plain(shard.keeper.application)))
+            carrier = _shard(owner).keeper
+            waiter.set_result(Holder(carrier.link.pid if carrier.link else 0, _plain(carrier.application)))
             return
         asking = self._asking.get(key.value)
         if asking is not None:
@@ -118,9 +119,10 @@ class PostgresLocker:
         self._asking[key.value] = [waiter]
 
         def answered(rows: Rows, error: Exception | None) -> None:
-            holder = _holder(rows[0]) if error is None and rows else None
+            holder = _holder(rows[0]) if rows else None
             for asker in self._asking.pop(key.value, ()):
-                if not asker.done():
+                # an error is no answer, and whoever asked has a limit: "nobody" would be false
+                if error is None and not asker.done():
                     asker.set_result(holder)
 
         link.send(HOLDER, (shard.database, *halves(key.value)), answered)
