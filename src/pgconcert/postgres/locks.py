@@ -217,7 +217,9 @@ class PostgresLocker:
             owner.fail(self._over_budget(self.budget))
             owner.step()
             surplus -= 1
-        link.send(LOCKS_ON_SERVER, (), lambda rows, error: self._check_room(shard, rows, error))
+        # what we hold now the server will count; what we take from now on it may or may not
+        counted = sum(owner.held or owner.marked for owner in self._started())
+        link.send(LOCKS_ON_SERVER, (), lambda rows, error: self._check_room(shard, counted, rows, error))
 
     def connect_failed(self, shard: LockShard, error: PgconcertError) -> None:
         """Before the first connection ever, every claim learns it; later only those that do not want to wait.
@@ -256,13 +258,15 @@ class PostgresLocker:
         shard.keeper.want()
         return shard
 
-    def _check_room(self, shard: LockShard, rows: Rows, error: Exception | None) -> None:
+    def _started(self) -> list[KeyOwner]:
+        return [owner for shard in self.shards if shard.up for owner in shard.owners.values()]
+
+    def _check_room(self, shard: LockShard, counted: int, rows: Rows, error: Exception | None) -> None:
         if isinstance(error, LinkLost):
             return
         used = 0 if error is not None else int(rows[0][0] or 0)
-        # links that started at the same time may not have taken their share yet
-        started = [owner for known in self.shards if known.up for owner in known.owners.values()]
-        used += sum(not owner.held and not owner.marked for owner in started)
+        # links that started at the same time have taken a share that may be missing in the count, or will take it
+        used += max(0, len(self._started()) - counted)
         surplus = 0 if self._server_room is None else used + len(shard.owners) - self._server_room
         if surplus > 0:
             refusal = LockBudgetExceeded(
