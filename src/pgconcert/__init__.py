@@ -1,6 +1,6 @@
 """Locks, leadership, shared tasks and events for the processes of one application, through their PostgreSQL."""
 
-from .backend import Health, Holder, LinkHealth
+from .backend import Backend, Health, Holder, LinkHealth
 from .coordinator import AsyncCoordinator
 from .errors import (
     AcquireTimeout,
@@ -13,6 +13,7 @@ from .errors import (
     LockBudgetExceeded,
     LockLost,
     NotHeld,
+    PermitsDisagree,
     PgconcertError,
     PoolerRefused,
     PublishUncertain,
@@ -22,12 +23,16 @@ from .errors import (
     WouldDeadlock,
 )
 from .hold import Hold
-from .locks import AsyncLock
+from .locks import AsyncLock, AsyncSemaphore
+from .locksets import AsyncLockSet
 
 __all__ = [
     "AcquireTimeout",
     "AsyncCoordinator",
     "AsyncLock",
+    "AsyncLockSet",
+    "AsyncSemaphore",
+    "Backend",
     "ConfigurationError",
     "CoordinatorClosed",
     "EmbeddedServerError",
@@ -41,6 +46,7 @@ __all__ = [
     "LockBudgetExceeded",
     "LockLost",
     "NotHeld",
+    "PermitsDisagree",
     "PgconcertError",
     "PoolerRefused",
     "PublishUncertain",

@@ -1,27 +1,47 @@
 """The ports: what a primitive asks of a backend, and the words of that conversation. No backend stands here.
 
 Every request is a *message*: the caller hands it in and waits on a waiter of its own; it may leave at any instant by
-``withdraw``, and the backend undoes what it may have granted. No method here waits, and none raises for what the
-server does: errors go to the waiter.
+``withdraw``, and the backend undoes what it may have granted. No method of a ``Locker`` waits, and none raises for what
+the server does: errors go to the waiter.
 
 States of a ``Claim``: *waiting*, then *granted* (the waiter got ``True``), *refused* (``False``: only a claim that does
 not wait), *failed* (an exception) or *withdrawn*. A granted claim is a ``Grant``: it ends released or lost.
+
+Three kinds of claim, and a backend says in its ``capabilities`` which it knows: *exclusive* (one holder), *shared*
+(``claim.shared``: many holders, and no exclusive one), and a *permit* of a semaphore (``claim.key.permits`` is not 0:
+that many holders; ``claim.permit`` is set when it is granted).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
+from .events import EventStream
 from .hold import Grant, Waiter
 from .keys import LockKey
 
-__all__ = ["Backend", "Claim", "Describer", "Health", "Holder", "LinkHealth", "Locker"]
+__all__ = [
+    "Backend",
+    "BackendFactory",
+    "Capability",
+    "Claim",
+    "Describer",
+    "Health",
+    "Holder",
+    "LinkHealth",
+    "Locker",
+    "Options",
+]
 
 WAITING: Final = 0
 GRANTED: Final = 1
 DONE: Final = 2
+
+Capability = Literal["exclusion", "processes", "shared", "semaphores"]
+"""What a backend can do: keep claims apart at all, also between processes; shared locks; semaphores."""
 
 
 class Claim(Grant):
@@ -29,8 +49,10 @@ class Claim(Grant):
 
     __slots__ = ("key", "since", "state", "wait", "waiter")
 
-    def __init__(self, key: LockKey, waiter: Waiter, *, wait: bool) -> None:
+    def __init__(self, key: LockKey, waiter: Waiter, *, wait: bool, shared: bool = False) -> None:
         self.name = key.name
+        self.shared = shared
+        self.permit = None
         self.reason = None
         self.over = False
         self.scope = None
@@ -40,6 +62,12 @@ class Claim(Grant):
         self.wait = wait
         self.since = time.monotonic()
         self.state = WAITING
+
+    def grant(self) -> None:
+        """End a waiting claim with success."""
+        self.state = GRANTED
+        if not self.waiter.done():
+            self.waiter.set_result(True)
 
     def fail(self, error: Exception) -> None:
         """End a waiting claim with an error."""
@@ -62,6 +90,7 @@ class Holder:
 
     pid: int
     application: str
+    shared: bool = False
 
     def __str__(self) -> str:
         return f"{self.application or 'an unnamed session'} (pid {self.pid})"
@@ -71,7 +100,7 @@ class Describer(Protocol):
     """Waits for the answer to *who holds it?*; ``asyncio.Future`` is one."""
 
     def done(self) -> bool: ...
-    def set_result(self, result: Holder | None, /) -> None: ...
+    def set_result(self, result: Sequence[Holder], /) -> None: ...
 
 
 class Locker(Protocol):
@@ -79,6 +108,10 @@ class Locker(Protocol):
 
     def acquire(self, claim: Claim) -> None:
         """Hand in a claim. Its waiter learns the outcome."""
+        ...
+
+    def acquire_all(self, claims: Sequence[Claim]) -> None:
+        """Hand in several claims that leave together where the backend can do so. Each waiter learns its outcome."""
         ...
 
     def withdraw(self, claim: Claim) -> None:
@@ -89,12 +122,16 @@ class Locker(Protocol):
         """Release a granted claim. The waiter gets ``True`` when the lock is free; ``None`` is not told."""
         ...
 
+    def release_all(self, claims: Sequence[Grant], waiter: Waiter | None) -> None:
+        """Release several granted claims together. The waiter gets ``True`` when all are free."""
+        ...
+
     def drop(self, claim: Grant) -> None:
         """Release a granted claim whose hold was thrown away. Callable from any thread, at any time."""
         ...
 
     def describe(self, key: LockKey, waiter: Describer) -> None:
-        """Ask who holds ``key``; ``None`` when nobody does, or nobody can say."""
+        """Ask who holds ``key``; nothing when nobody does, or nobody can say."""
         ...
 
 
@@ -128,12 +165,17 @@ class Backend(Protocol):
     """Everything behind one coordinator."""
 
     @property
-    def locker(self) -> Locker:
-        """The port for locks."""
+    def capabilities(self) -> frozenset[Capability]:
+        """What it can do, known before ``open``. The rest the coordinator refuses with ``ConfigurationError``."""
         ...
 
-    async def open(self) -> None:
-        """Make ready. Raises ``ConfigurationError`` for what is known to be wrong; connects to nothing."""
+    @property
+    def locker(self) -> Locker:
+        """The port for locks. There from ``open`` on."""
+        ...
+
+    async def open(self, events: EventStream) -> None:
+        """Make ready. Raises ``ConfigurationError`` for what is known to be wrong. Events go to ``events``."""
         ...
 
     async def close(self) -> None:
@@ -143,3 +185,18 @@ class Backend(Protocol):
     def health(self) -> Health:
         """How it is now. Safe from any thread."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a coordinator was told, for the backend that it makes. See ``AsyncCoordinator`` for the meaning."""
+
+    direct_url: Any = None
+    name: str | None = None
+    network_timeout: float = 5.0
+    connect_timeout: float = 10.0
+    max_locks: int | None = None
+
+
+BackendFactory = Callable[[str, Options], Backend]
+"""What an entry point of the group ``pgconcert.backends`` is: it makes a backend for an address with its scheme."""

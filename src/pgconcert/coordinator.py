@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import os
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Final, Literal, Self, TypeGuard
+from typing import Literal, Self
 
-from .backend import Backend, Health
+from .acquiring import Register
+from .backend import Backend
+from .composition import Composition, seconds
 from .conninfo import Address
 from .errors import ConfigurationError, CoordinatorClosed, NotHeld
-from .events import EventStream
 from .hold import Hold, OnLost
-from .keys import KeySpace
-from .locks import AsyncLock, LockRegister, check_timeout
+from .locks import AsyncLock, AsyncSemaphore
+from .locksets import AsyncLockSet
 
 __all__ = ["AsyncCoordinator"]
 
 
-_DAY: Final = 86400
-
-_forks = 0
-"""How many forks lie between this process and the one that imported us: cheaper to compare than ``os.getpid()``."""
-
-
-def _forked() -> None:
-    global _forks
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_forked)
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-class AsyncCoordinator:
+class AsyncCoordinator(Composition[Register]):
     """The one object of a program that coordinates. Use it as ``async with``, or ``open()`` and ``close()``.
 
     :param address: a connection string (libpq URL or key=value; SQLAlchemy's ``postgresql+driver://`` too), a callable
         that is asked at every connect (rotating credentials; may be async), a SQLAlchemy engine, a psycopg pool, or
         ``embedded://`` for a private server on this machine. Links are always our own; of an engine or a pool only the
-        address is taken. Without one: ``PGCONCERT_URL``, ``DATABASE_URL``, libpq's environment.
+        address is taken. Without one: ``PGCONCERT_URL``, ``DATABASE_URL``, libpq's environment. ``memory://name`` is a
+        world inside this process, ``null://`` grants everything; other schemes are those of installed backends.
     :param direct_url: a way around a transaction pooler for the links that need a session (locks, LISTEN).
     :param namespace: part of every name that we derive; coordinators that share locks share the namespace.
     :param name: who we are, for people who look at the server; the program's name by default.
@@ -67,71 +51,41 @@ class AsyncCoordinator:
         max_locks: int | None = None,
         backend: Backend | None = None,
     ) -> None:
-        self._keys = KeySpace(namespace)
-        self._check(engine, network_timeout, connect_timeout, max_locks, name)
-        self.events = EventStream()
-        """The stream of everything that happens; see ``pgconcert.events``."""
-        if backend is None:
-            from .postgres.engine import PostgresBackend
-
-            backend = PostgresBackend(
-                address,
-                direct_url=direct_url,
-                name=name,
-                network_timeout=network_timeout,
-                connect_timeout=connect_timeout,
-                max_locks=max_locks,
-                events=self.events,
-            )
+        if engine not in ("loop", "thread"):
+            raise ConfigurationError(f"engine must be 'loop' or 'thread', not {engine!r}")
+        super().__init__(
+            address,
+            direct_url=direct_url,
+            namespace=namespace,
+            name=name,
+            network_timeout=network_timeout,
+            connect_timeout=connect_timeout,
+            max_locks=max_locks,
+            backend=backend,
+        )
         if engine == "thread":
             from .enginethread import ThreadedBackend
 
-            backend = ThreadedBackend(backend)
-        self._backend: Backend = backend
-        self._register: LockRegister | None = None
-        self._forks = 0
-        self._state: Literal["new", "opening", "open", "closed"] = "new"
+            self._backend = ThreadedBackend(self._given)
         self._by_key: dict[int, Hold] = {}
         self._closing: asyncio.Task[None] | None = None
 
-    @staticmethod
-    def _check(
-        engine: object, network_timeout: object, connect_timeout: object, max_locks: object, name: object
-    ) -> None:
-        if engine not in ("loop", "thread"):
-            raise ConfigurationError(f"engine must be 'loop' or 'thread', not {engine!r}")
-        for what, seconds, least in (
-            ("network_timeout", network_timeout, 0.2),
-            ("connect_timeout", connect_timeout, 0.01),
-        ):
-            if not _is_number(seconds) or not least <= seconds <= _DAY:
-                raise ConfigurationError(f"{what} must be {least} to {_DAY} seconds, not {seconds!r}")
-        if max_locks is not None and (type(max_locks) is not int or max_locks < 1):
-            raise ConfigurationError(f"max_locks must be a whole number of at least 1, or None, not {max_locks!r}")
-        if name is not None and (not isinstance(name, str) or not name or "\0" in name):
-            raise ConfigurationError(f"name must be a text without NUL, or None, not {name!r:.100}")
-
     async def open(self) -> None:
         """Make ready. Connections are made when first needed; an embedded server is started here."""
-        if self._state != "new":
-            was = "opened before fork() by the parent" if self._register and self._forks != _forks else self._state
-            raise CoordinatorClosed(f"this coordinator is {was}, and can be opened once: make another")
-        self._state = "opening"
+        self._begin_to_open()
         try:
-            await self._backend.open()
+            await self._backend.open(self.events)
         except BaseException:
             self._state = "closed"
             raise
         if self._state != "opening":
             await self._backend.close()
             raise CoordinatorClosed("this coordinator was closed while it was being opened")
-        self._forks = _forks
-        self._register = LockRegister(self._backend.locker, asyncio.get_running_loop(), self._describe_links)
-        self._state = "open"
+        self._opened(Register(self._backend.locker, asyncio.get_running_loop(), self._describe_links))
 
     async def close(self) -> None:
         """Release everything, lose what is still held, and close the links. Idempotent, in any state."""
-        if self._state == "open" and self._forks == _forks:
+        if self._state == "open" and not self._inherited:
             # a task of its own: a caller that is cancelled leaves, and the closing goes on
             self._closing = asyncio.get_running_loop().create_task(self._backend.close(), name="pgconcert closing")
         self._state = "closed"
@@ -148,21 +102,49 @@ class AsyncCoordinator:
     ) -> None:
         await self.close()
 
-    def lock(self, key: int | str, *, timeout: float | None = None, on_lost: OnLost = "cancel") -> AsyncLock:
-        """An exclusive lock. Nothing is sent before it is entered or acquired.
+    def lock(
+        self, key: int | str, *, shared: bool = False, timeout: float | None = None, on_lost: OnLost = "cancel"
+    ) -> AsyncLock:
+        """A lock. Nothing is sent before it is entered or acquired.
 
         :param key: an ``int`` of 64 bits (the server's ``bigint``, as other programs see it) or a text of 1 to 1,000
             encoded bytes.
+        :param shared: together with other readers; it excludes exclusive locks only.
         :param timeout: how long ``async with`` waits, in seconds; ``None`` waits for ever.
         :param on_lost: ``"cancel"`` cancels the body when the lock is lost; ``"report"`` leaves it running. Both set
             ``hold.lost`` and raise ``LockLost`` at the end of the block.
         """
-        if on_lost != "cancel" and on_lost != "report":
-            raise ConfigurationError(f"on_lost must be 'cancel' or 'report', not {on_lost!r}")
-        register = self._register
-        if register is None or self._forks != _forks:
-            register = self._open_register()
-        return AsyncLock(register, self._keys.key(key), None if timeout is None else check_timeout(timeout), on_lost)
+        register = self._checked_for(on_lost, shared)
+        return AsyncLock(register, self._keys.key(key), seconds(timeout), on_lost, bool(shared))
+
+    def lock_all(
+        self,
+        keys: Iterable[int | str],
+        *,
+        shared: bool = False,
+        timeout: float | None = None,
+        on_lost: OnLost = "cancel",
+    ) -> AsyncLockSet:
+        """Several locks, all or nothing, in an order that makes deadlocks between such sets impossible.
+
+        :param keys: at least one; the same key twice counts once. The other parameters are as for ``lock``.
+        """
+        register = self._checked_for(on_lost, shared)
+        return AsyncLockSet(register, self._lock_keys(keys), seconds(timeout), on_lost, bool(shared))
+
+    def semaphore(
+        self, name: str, permits: int, *, timeout: float | None = None, on_lost: OnLost = "cancel"
+    ) -> AsyncSemaphore:
+        """A semaphore: at most ``permits`` holders at a time, over all processes.
+
+        :param name: a text of 1 to 1,000 encoded bytes; not the same as a lock of that name.
+        :param permits: 1 to 1,000; all who use it at a time must say the same number.
+
+        ``timeout`` and ``on_lost`` are as for ``lock``.
+        """
+        register = self._checked_for(on_lost, False)
+        self._checked("semaphores")
+        return AsyncSemaphore(register, self._keys.semaphore(name, permits), seconds(timeout), on_lost, False)
 
     async def acquire_lock(self, key: int | str) -> bool:
         """Try to take a lock, at once, and keep it until ``release_lock``. For code that is neutral of its backend."""
@@ -183,30 +165,7 @@ class AsyncCoordinator:
         hold.check()
         await hold.release()
 
-    def health(self) -> Health:
-        """How the links and locks are now. Sends nothing."""
-        self._open_register()
-        return self._backend.health()
-
-    def _open_register(self) -> LockRegister:
-        register = self._register
-        if register is None:
-            raise CoordinatorClosed(
-                "this coordinator is closed"
-                if self._state == "closed"
-                else "this coordinator is not open yet: use it as 'async with', or await open() first"
-            )
-        if self._forks != _forks:
-            raise CoordinatorClosed(
-                "this coordinator was opened before fork() and belongs to the parent; open a new one in the child"
-            )
-        return register
-
-    def _describe_links(self) -> str:
-        links = [link for link in self._backend.health().links if link.role == "lock"]
-        if not links or any(link.state == "ready" for link in links):
-            return ""
-        return f"there is no connection to the server: {links[0].last_error or links[0].state}"
-
-    def __repr__(self) -> str:
-        return f"<AsyncCoordinator {self._state}>"
+    def _checked_for(self, on_lost: object, shared: bool) -> Register:
+        if on_lost != "cancel" and on_lost != "report":
+            raise ConfigurationError(f"on_lost must be 'cancel' or 'report', not {on_lost!r}")
+        return self._checked("shared" if shared else None)

@@ -1,9 +1,8 @@
 """The engine thread of the process, and a backend that lives on it.
 
 One thread with one event loop per process, started when first needed and never at import; it ends when its last user
-leaves. Requests cross by a deque and one wake-up of the loop for as many as there are; answers cross back the same way
-to the loop of whoever asked. So a blocked event loop of the application delays its own callers only: links, heartbeats
-and the watch over the network go on.
+leaves. Requests cross to it, and answers cross back to the loop of whoever asked (``crossing.py``). So a blocked event
+loop of the application delays its own callers only: links, heartbeats and the watch over the network go on.
 
 A backend does not know that it lives here. ``ThreadedBackend`` wraps its ports: every waiter is replaced by one that
 settles the caller's future on the caller's loop. A claim that is granted while its caller leaves is undone as always,
@@ -16,12 +15,13 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
-from .backend import Backend, Claim, Describer, Health, Holder, Locker
+from .backend import Backend, Capability, Claim, Describer, Health, Holder, Locker
+from .crossing import Crossing, EngineCrossing
 from .errors import CoordinatorClosed, Unavailable
+from .events import EventStream
 from .hold import Grant, Waiter
 from .keys import LockKey
 from .offloop import off_loop
@@ -29,39 +29,6 @@ from .offloop import off_loop
 __all__ = ["EngineThread", "ThreadedBackend"]
 
 T = TypeVar("T")
-
-
-class _Crossing:
-    """Calls that cross to one loop: many calls, one wake-up."""
-
-    __slots__ = ("_calls", "_loop", "_on_the_way")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._calls: deque[Callable[[], object]] = deque()
-        self._on_the_way = False
-
-    def post(self, call: Callable[[], object]) -> None:
-        """Run ``call`` on the loop, in the order of posting. Nothing happens if the loop has ended."""
-        self._calls.append(call)
-        if not self._on_the_way:
-            self._on_the_way = True
-            try:
-                self._loop.call_soon_threadsafe(self._run)
-            except RuntimeError:
-                self._calls.clear()
-                self._on_the_way = False
-
-    def _run(self) -> None:
-        # cleared before the deque is read: a call posted from here on wakes the loop again
-        self._on_the_way = False
-        calls = self._calls
-        while calls:
-            call = calls.popleft()
-            try:
-                call()
-            except Exception as error:
-                self._loop.call_exception_handler({"message": "pgconcert: a crossing call failed", "exception": error})
 
 
 class EngineThread:
@@ -78,7 +45,7 @@ class EngineThread:
             self.loop = asyncio.new_event_loop()
         except OSError as error:
             raise Unavailable(f"the engine thread cannot be started: {error.strerror or error}") from error
-        self.crossing = _Crossing(self.loop)
+        self.crossing = EngineCrossing(self.loop)
         self._thread = threading.Thread(target=self._run, name="pgconcert-engine", daemon=True)
 
     @classmethod
@@ -91,6 +58,7 @@ class EngineThread:
                 try:
                     engine._thread.start()
                 except RuntimeError as error:
+                    engine.crossing.close()
                     engine.loop.close()
                     raise Unavailable(f"the engine thread cannot be started: {error}") from error
                 cls._current = engine
@@ -111,16 +79,26 @@ class EngineThread:
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
             asyncio.set_event_loop(runner.get_loop())
-            self.loop.run_forever()
+            try:
+                self.loop.run_forever()
+            finally:
+                self.crossing.close()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the engine and wait for it here. A cancelled caller cancels it there."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
 
 
+_inherited: list[EngineThread] = []
+"""In a forked child: kept for ever, because closing its loop would empty the selector that the parent uses."""
+
+
 def _reset_after_fork() -> None:
-    EngineThread._current = None
+    engine, EngineThread._current = EngineThread._current, None
     EngineThread._lock = threading.Lock()
+    if engine is not None:
+        engine.crossing.abandon()
+        _inherited.append(engine)
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)
@@ -131,7 +109,7 @@ class _CrossedWaiter(Generic[T]):
 
     __slots__ = ("_back", "_future", "_settled")
 
-    def __init__(self, future: asyncio.Future[T], back: _Crossing) -> None:
+    def __init__(self, future: asyncio.Future[T], back: Crossing) -> None:
         self._future = future
         self._back = back
         self._settled = False
@@ -151,7 +129,7 @@ class _CrossedWaiter(Generic[T]):
 class _CrossedLocker:
     """The port ``Locker`` of a backend on the engine thread."""
 
-    def __init__(self, locker: Locker, there: _Crossing, back: _Crossing) -> None:
+    def __init__(self, locker: Locker, there: Crossing, back: Crossing) -> None:
         self._locker = locker
         self._there = there
         self._back = back
@@ -168,13 +146,28 @@ class _CrossedLocker:
     def withdraw(self, claim: Claim) -> None:
         self._there.post(lambda: self._locker.withdraw(claim))
 
+    def acquire_all(self, claims: Sequence[Claim]) -> None:
+        if self.closed:
+            for claim in claims:
+                claim.fail(CoordinatorClosed("the coordinator is closed"))
+            return
+        for claim in claims:
+            claim.waiter = self._crossed(claim.waiter)
+        self._there.post(lambda: self._locker.acquire_all(claims))
+
     def release(self, claim: Grant, waiter: Waiter | None) -> None:
+        self._give_back(waiter, lambda crossed: self._locker.release(claim, crossed))
+
+    def release_all(self, claims: Sequence[Grant], waiter: Waiter | None) -> None:
+        self._give_back(waiter, lambda crossed: self._locker.release_all(claims, crossed))
+
+    def _give_back(self, waiter: Waiter | None, ask: Callable[[Waiter | None], None]) -> None:
         if self.closed:
             if waiter is not None and not waiter.done():
                 waiter.set_result(True)
             return
         crossed = None if waiter is None else self._crossed(waiter)
-        self._there.post(lambda: self._locker.release(claim, crossed))
+        self._there.post(lambda: ask(crossed))
 
     def drop(self, claim: Grant) -> None:
         self._there.post(lambda: self._locker.drop(claim))
@@ -182,9 +175,9 @@ class _CrossedLocker:
     def describe(self, key: LockKey, waiter: Describer) -> None:
         assert isinstance(waiter, asyncio.Future)
         if self.closed:
-            waiter.set_result(None)
+            waiter.set_result(())
             return
-        crossed: _CrossedWaiter[Holder | None] = _CrossedWaiter(waiter, self._back)
+        crossed: _CrossedWaiter[Sequence[Holder]] = _CrossedWaiter(waiter, self._back)
         self._there.post(lambda: self._locker.describe(key, crossed))
 
     def _crossed(self, waiter: Waiter) -> Waiter:
@@ -200,18 +193,23 @@ class ThreadedBackend:
         self._engine: EngineThread | None = None
         self.locker: _CrossedLocker
 
-    async def open(self) -> None:
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What the backend can do."""
+        return self._backend.capabilities
+
+    async def open(self, events: EventStream) -> None:
         """Start or join the engine thread and open the backend there."""
         self._engine = EngineThread.join()
         try:
-            await self._engine.run(self._backend.open())
+            await self._engine.run(self._backend.open(events))
         except BaseException:
             # it may have been opened all the same, if we were cancelled just then
             with contextlib.suppress(Exception):
                 await self._engine.run(self._backend.close())
             await self._leave()
             raise
-        back = _Crossing(asyncio.get_running_loop())
+        back = Crossing(asyncio.get_running_loop())
         self.locker = _CrossedLocker(self._backend.locker, self._engine.crossing, back)
 
     async def close(self) -> None:

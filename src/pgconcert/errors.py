@@ -6,6 +6,7 @@ The families follow what the caller can do next::
     ├── ConfigurationError (ValueError)   the call or the address is wrong; raised before anything is sent
     │   ├── KeyInvalid                    not a lock key: type, range, length, NUL
     │   ├── PoolerRefused                 a transaction pooler stands where a session is needed: give ``direct_url``
+    │   ├── PermitsDisagree               two processes give one semaphore different numbers of permits
     │   └── EmbeddedServerError           the embedded server cannot be had
     ├── Unavailable (ConnectionError)     no connection now; trying again later is right
     │   ├── StandbyRefused                the server is a hot standby, whose locks exclude nobody
@@ -14,7 +15,7 @@ The families follow what the caller can do next::
     │   └── LockBudgetExceeded            more locks than this process or the server may carry
     ├── PublishUncertain                  the link died after a notification was sent: it may or may not have arrived
     ├── AcquireTimeout (TimeoutError)     not acquired within ``timeout``; names the holder
-    ├── WouldDeadlock (RuntimeError)      the caller waits for what it holds itself
+    ├── WouldDeadlock (RuntimeError)      the caller would wait for itself, alone or in a cycle of tasks
     ├── NotHeld (RuntimeError)            releasing what is not yours
     ├── HoldLost                          you had it; now somebody else may; ``.key`` ``.reason``
     │   └── LockLost                      its connection died
@@ -37,6 +38,7 @@ __all__ = [
     "LockBudgetExceeded",
     "LockLost",
     "NotHeld",
+    "PermitsDisagree",
     "PgconcertError",
     "PoolerRefused",
     "PublishUncertain",
@@ -61,6 +63,10 @@ class KeyInvalid(ConfigurationError):
 
 class PoolerRefused(ConfigurationError):
     """A transaction pooler stands between us and the server where a session of our own is needed."""
+
+
+class PermitsDisagree(ConfigurationError):
+    """Somebody else uses this semaphore with another number of permits now; the message names them."""
 
 
 class EmbeddedServerError(ConfigurationError):
@@ -106,7 +112,11 @@ class AcquireTimeout(PgconcertError, TimeoutError):
 
 
 class WouldDeadlock(PgconcertError, RuntimeError):
-    """The caller would wait for a lock that it holds itself. Locks are not re-entrant."""
+    """The caller would wait for a lock that it holds itself, or that is held by a task which waits for the caller.
+
+    Locks are not re-entrant. The message tells the cycle. Only holds inside their ``async with`` are looked at, because
+    of those it is known which task gives them back; cycles between processes are reported (``StillWaiting``) instead.
+    """
 
 
 class NotHeld(PgconcertError, RuntimeError):

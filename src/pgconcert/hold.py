@@ -28,7 +28,7 @@ from typing import Literal, Protocol, Self
 
 from .errors import HoldLost, LockLost
 
-__all__ = ["Grant", "Hold", "OnLost", "Waiter"]
+__all__ = ["Grant", "Held", "Hold", "Name", "OnLost", "Waiter"]
 
 OnLost = Literal["cancel", "report"]
 """What a scope does when its hold is lost: cancel the body, or only report it (flag, ``wait_lost``, error at exit)."""
@@ -42,18 +42,28 @@ class Waiter(Protocol):
     def set_exception(self, exception: Exception, /) -> None: ...
 
 
+Name = int | str | tuple[int | str, ...]
+
+
 class Grant:
     """The engine's side of a hold. Only the engine calls ``lose``."""
 
-    __slots__ = ("name", "over", "reason", "scope", "watchers")
+    __slots__ = ("name", "over", "permit", "reason", "scope", "shared", "watchers")
 
-    def __init__(self, name: int | str) -> None:
+    def __init__(self, name: Name) -> None:
         self.name = name
+        self.shared = False
+        self.permit: int | None = None
         self.reason: str | None = None
         self.over = False
         self.scope: weakref.ref[Hold] | None = None
         """The hold whose body is to be cancelled on loss; weak, because engines keep grants and never holds."""
         self.watchers: list[Callable[[], None]] | None = None
+
+    @property
+    def remains(self) -> bool:
+        """Whether, although it is lost, there is something left to be given back."""
+        return False
 
     def lose(self, reason: str, noted: Callable[[], None] | None = None) -> bool:
         """Mark as lost and tell the watchers. False if it was lost or released before.
@@ -86,53 +96,38 @@ class Grant:
             self.watchers.remove(watcher)
 
 
-class Hold:
-    """What you hold. Only this object releases it.
+class Held:
+    """What every hold tells, with asyncio and in the blocking twin."""
 
-    Use it as ``async with hold:`` to have the body cancelled on loss and the hold released at the end. A hold may be
-    released from any task of its event loop. A hold that is dropped unreleased is released with a ``ResourceWarning``.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_cancelled_by_us",
-        "_cancels_before",
-        "_dropped",
-        "_grant",
-        "_loop",
-        "_on_lost",
-        "_release",
-        "_scoped",
-        "task",
-    )
+    __slots__ = ("__weakref__", "_dropped", "_grant", "_release")
 
     _lost_error: type[HoldLost] = LockLost
 
     def __init__(
         self,
         grant: Grant,
-        loop: asyncio.AbstractEventLoop,
-        release: Callable[[Grant, Waiter | None], None],
-        dropped: Callable[[Grant], None],
-        on_lost: OnLost = "cancel",
-        scoped: Callable[[Grant, asyncio.Task[object], bool], None] | None = None,
+        release: Callable[[Grant, Waiter | None], object],
+        dropped: Callable[[Grant], object],
     ) -> None:
-        """``dropped`` must be callable from any thread; ``scoped`` learns which task enters and leaves."""
-        self._scoped = scoped
+        """``dropped`` must be callable from any thread."""
         self._grant = grant
-        self._loop = loop
         self._release = release
         self._dropped = dropped
-        self._on_lost = on_lost
-        self.task: asyncio.Task[object] | None = None
-        """The task inside the scope, if any."""
-        self._cancels_before = 0
-        self._cancelled_by_us = False
 
     @property
-    def key(self) -> int | str:
-        """The key, as the caller wrote it."""
+    def key(self) -> Name:
+        """The key, as the caller wrote it; of several at once, all of them in the order in which they were taken."""
         return self._grant.name
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is held together with other readers."""
+        return self._grant.shared
+
+    @property
+    def permit(self) -> int | None:
+        """Which permit of a semaphore this is, from 0; ``None`` of a lock. No two holders have the same at one time."""
+        return self._grant.permit
 
     @property
     def lost(self) -> bool:
@@ -153,6 +148,54 @@ class Hold:
         """Raise ``HoldLost`` if it was lost. Sends nothing: call it as often as you like, before any side effect."""
         if self._grant.reason is not None:
             raise self._lost_error(self._grant.name, self._grant.reason)
+
+    @property
+    def _to_be_given_back(self) -> bool:
+        grant = self._grant
+        return not grant.over and (grant.reason is None or grant.remains)
+
+    def __repr__(self) -> str:
+        state = f"lost: {self.reason}" if self.lost else "released" if self._grant.over else "held"
+        return f"<Hold {self.key!r} {state}>"
+
+    def __del__(self) -> None:
+        if not self._to_be_given_back:
+            return
+        grant = self._grant
+        grant.over = True
+        self._dropped(grant)
+        warnings.warn(f"the hold of {grant.name!r} was dropped without release", ResourceWarning, stacklevel=1)
+
+
+class Hold(Held):
+    """What you hold. Only this object releases it.
+
+    Use it as ``async with hold:`` to have the body cancelled on loss and the hold released at the end. A hold may be
+    released from any task of its event loop. A hold that is dropped unreleased is released with a ``ResourceWarning``.
+    """
+
+    __slots__ = ("_cancelled_by_us", "_cancels_before", "_loop", "_on_lost", "_scoped", "task")
+
+    def __init__(
+        self,
+        grant: Grant,
+        loop: asyncio.AbstractEventLoop,
+        release: Callable[[Grant, Waiter | None], None],
+        dropped: Callable[[Grant], None],
+        on_lost: OnLost = "cancel",
+        scoped: Callable[[Grant, asyncio.Task[object], bool], None] | None = None,
+    ) -> None:
+        """``dropped`` must be callable from any thread; ``scoped`` learns which task enters and leaves."""
+        self._scoped = scoped
+        self._grant = grant
+        self._release = release
+        self._dropped = dropped
+        self._loop = loop
+        self._on_lost = on_lost
+        self.task: asyncio.Task[object] | None = None
+        """The task inside the scope, if any."""
+        self._cancels_before = 0
+        self._cancelled_by_us = False
 
     async def wait_lost(self) -> str:
         """Wait until it is lost and return the reason. Waits for ever on a hold that is released first."""
@@ -180,9 +223,9 @@ class Hold:
 
         Releasing again, or after a loss, does nothing. If the caller is cancelled meanwhile, the release goes on.
         """
-        grant = self._grant
-        if grant.over or grant.reason is not None:
+        if not self._to_be_given_back:
             return
+        grant = self._grant
         grant.over = True
         waiter: asyncio.Future[bool] = self._loop.create_future()
         self._release(grant, waiter)
@@ -228,7 +271,7 @@ class Hold:
         grant.scope = None
         if self._scoped is not None and task is not None:
             self._scoped(grant, task, False)
-        if grant.reason is None and not grant.over:
+        if not grant.over and (grant.reason is None or grant.remains):
             grant.over = True
             waiter: asyncio.Future[bool] = self._loop.create_future()
             self._release(grant, waiter)
@@ -250,19 +293,11 @@ class Hold:
             raise lost from error
         error.add_note(f"while this happened, the hold was lost: {lost}")
 
-    def __repr__(self) -> str:
-        state = f"lost: {self.reason}" if self.lost else "released" if self._grant.over else "held"
-        return f"<Hold {self.key!r} {state}>"
-
     def __del__(self) -> None:
-        grant = self._grant
         if self.task is not None and self._scoped is not None:
-            self._scoped(grant, self.task, False)
-        if grant.over or grant.reason is not None:
-            return
-        grant.over = True
-        self._dropped(grant)
-        warnings.warn(f"the hold of {grant.name!r} was dropped without release", ResourceWarning, stacklevel=1)
+            self._scoped(self._grant, self.task, False)
+        if not self._grant.over:
+            super().__del__()
 
 
 def _post(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

@@ -21,7 +21,7 @@ EXAMPLES = [
 ]
 
 
-async def _step() -> None:
+async def _step(*what: object) -> None:
     await asyncio.sleep(0)
 
 
@@ -37,6 +37,7 @@ def test_example(code: str, database: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DIRECT_URL", database)
     code = code.replace('"embedded://"', "url").replace("sleep(10)", "sleep(0)")
     known: dict[str, Any] = {"url": database, "report": print, "step_one": _step, "step_two": _step}
+    known |= {"read": _step, "write": _step, "use": _step}
     if "asyncio.run(" in code:
         exec(code, {"__name__": "__main__", **known})
         return

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from typing import Literal
 
 import pytest
 
 from pgconcert import AsyncCoordinator, CoordinatorClosed
-from pgconcert.backend import Claim, Describer, Health
+from pgconcert.backend import Capability, Claim, Describer, Health
+from pgconcert.events import EventStream
 from pgconcert.hold import Grant, Waiter
 from pgconcert.keys import LockKey
 from pgconcert.testing import eventually_async
@@ -37,6 +39,14 @@ class Silent:
         if self.open and waiter is not None:
             waiter.set_result(True)
 
+    def acquire_all(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            self.acquire(claim)
+
+    def release_all(self, claims: Sequence[Grant], waiter: Waiter | None) -> None:
+        if self.open and waiter is not None:
+            waiter.set_result(True)
+
     def drop(self, claim: Grant) -> None: ...
 
     def describe(self, key: LockKey, waiter: Describer) -> None: ...
@@ -50,7 +60,11 @@ class Slow:
         self.told: list[str] = []
         self.may_open = threading.Event()
 
-    async def open(self) -> None:
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return frozenset({"exclusion"})
+
+    async def open(self, events: EventStream) -> None:
         self.told.append("opening")
         await eventually_async(self.may_open.is_set)
         self.told.append("opened")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from pgconcert.backend import Claim, Describer, Health, Holder
+from pgconcert.backend import Capability, Claim, Describer, Health, Holder
 from pgconcert.enginethread import EngineThread, ThreadedBackend
 from pgconcert.errors import ConfigurationError, CoordinatorClosed
+from pgconcert.events import EventStream
 from pgconcert.hold import Grant, Waiter
 from pgconcert.keys import KeySpace, LockKey
 from pgconcert.testing import eventually_async
@@ -61,12 +62,21 @@ class Locker:
         if waiter is not None:
             waiter.set_result(True)
 
+    def acquire_all(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            self.acquire(claim)
+
+    def release_all(self, claims: Sequence[Grant], waiter: Waiter | None) -> None:
+        self.note("release " + " ".join(str(claim.name) for claim in claims))
+        if waiter is not None:
+            waiter.set_result(True)
+
     def drop(self, claim: Grant) -> None:
         self.note(f"drop {claim.name}")
 
     def describe(self, key: LockKey, waiter: Describer) -> None:
         self.note(f"describe {key.name}")
-        waiter.set_result(Holder(1, "app"))
+        waiter.set_result((Holder(1, "app"),))
 
 
 class OneBackend:
@@ -80,7 +90,11 @@ class OneBackend:
     def locker(self) -> Locker:
         return self.one
 
-    async def open(self) -> None:
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return frozenset({"exclusion"})
+
+    async def open(self, events: EventStream) -> None:
         self.one.note("open")
         if self.error is not None:
             raise self.error
@@ -176,7 +190,7 @@ async def test_a_backend_on_the_thread() -> None:
     backend = ThreadedBackend(inner)
     with pytest.raises(CoordinatorClosed):
         backend.health()
-    await backend.open()
+    await backend.open(EventStream())
     loop, key = asyncio.get_running_loop(), KeySpace().key("k")
     granted: asyncio.Future[bool] = loop.create_future()
     claim = Claim(key, granted, wait=True)
@@ -189,16 +203,24 @@ async def test_a_backend_on_the_thread() -> None:
     backend.locker.acquire(Claim(key, refused, wait=False))
     with pytest.raises(ConfigurationError, match="refused"):
         await refused
-    known: asyncio.Future[Holder | None] = loop.create_future()
+    known: asyncio.Future[Sequence[Holder]] = loop.create_future()
     backend.locker.describe(key, known)
-    assert await known == Holder(1, "app")
+    assert await known == (Holder(1, "app"),)
+    two: list[asyncio.Future[bool]] = [loop.create_future(), loop.create_future()]
+    both = [Claim(KeySpace().key(name), future, wait=True) for name, future in zip("lm", two, strict=True)]
+    backend.locker.acquire_all(both)
+    assert await asyncio.gather(*two) == [True, True]
+    together: asyncio.Future[bool] = loop.create_future()
+    backend.locker.release_all(both, together)
+    assert await together
     backend.locker.drop(claim)
     assert backend.health().ready
     await backend.close()
     await backend.close()
     assert inner.one.threads == {NAME}
     assert inner.one.calls == [
-        "open", "acquire k", "release k", "acquire k", "describe k", "drop k", "close",
+        "open", "acquire k", "release k", "acquire k", "describe k", "acquire l", "acquire m",
+        "release l m", "drop k", "close",
     ]  # fmt: skip
     assert threads() == 0
 
@@ -206,7 +228,7 @@ async def test_a_backend_on_the_thread() -> None:
 async def test_a_caller_that_has_left_is_not_told_and_its_withdrawal_crosses_after() -> None:
     inner = OneBackend()
     backend = ThreadedBackend(inner)
-    await backend.open()
+    await backend.open(EventStream())
     waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     claim = Claim(KeySpace().key("k"), waiter, wait=True)
     backend.locker.acquire(claim)
@@ -221,7 +243,7 @@ async def test_a_caller_that_has_left_is_not_told_and_its_withdrawal_crosses_aft
 async def test_a_backend_that_cannot_open_leaves_no_thread() -> None:
     backend = ThreadedBackend(OneBackend(ConfigurationError("wrong")))
     with pytest.raises(ConfigurationError, match="wrong"):
-        await backend.open()
+        await backend.open(EventStream())
     assert threads() == 0
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,10 +60,15 @@ class Told:
         self.answered.extend(batch)
 
 
-def world(*told: Told) -> tuple[Wire, list[Group[int]]]:
+def turns_of(*told: Told) -> tuple[Wire, Turns, list[Group[int]]]:
     wire = Wire()
     turns = Turns(cast(Any, wire), asyncio.get_running_loop())
-    return wire, [turns.group(one.verb) for one in told]
+    return wire, turns, [turns.group(one.verb) for one in told]
+
+
+def world(*told: Told) -> tuple[Wire, list[Group[int]]]:
+    wire, _, groups = turns_of(*told)
+    return wire, groups
 
 
 async def test_a_lone_request_leaves_at_once_and_plain() -> None:
@@ -118,17 +124,102 @@ async def test_what_does_not_fit_leaves_next() -> None:
 
 
 async def test_groups_take_turns() -> None:
+    """A group that always wants more waits for the others."""
     one, two = Told("try"), Told("unlock")
     wire, [first, second] = world(one, two)
     first.ask(1)
     first.ask_all([2, 3])
     second.ask(4)
     while wire.owed:
-        wire.answer()
         first.ask(9) if len(wire.sent) == 2 else None
+        wire.answer()
         await asyncio.sleep(0)
-    assert [name for name, _ in wire.sent] == ["try:one", "unlock:one", "try:many"]
+    assert [name for name, _ in wire.sent] == ["try:one", "try:many", "unlock:one", "try:one"]
     assert wire.most_under_way == 1
+
+
+async def test_what_does_not_fit_lets_the_others_pass() -> None:
+    one, two = Told("try", most=2), Told("unlock")
+    wire, [first, second] = world(one, two)
+    first.ask_all([1, 2, 3])
+    second.ask(4)
+    while wire.owed:
+        wire.answer()
+        await asyncio.sleep(0)
+    assert [name for name, _ in wire.sent] == ["try:many", "try:one", "unlock:one"]
+
+
+async def test_what_is_asked_together_leaves_together() -> None:
+    """One statement for each group, and none before the end."""
+    one, two = Told("try"), Told("unlock")
+    wire, turns, [first, second] = turns_of(one, two)
+    with turns.together():
+        first.ask(1)
+        second.ask(2)
+        first.ask(3)
+        assert not wire.sent
+    while wire.owed:
+        wire.answer()
+        await asyncio.sleep(0)
+    assert wire.sent == [("try:many", (b"1", b"3")), ("unlock:one", (b"2",))]
+    assert wire.most_under_way == 1
+
+
+async def test_together_within_together_is_one() -> None:
+    told = Told("try")
+    wire, turns, [group] = turns_of(told)
+    with turns.together():
+        group.ask(1)
+        with turns.together():
+            group.ask(2)
+            group.ask_all([3, 4])
+        assert not wire.sent
+        group.ask(5)
+    assert wire.sent == [("try:many", (b"1", b"2", b"3", b"4", b"5"))]
+    wire.answer()
+    assert told.answered == [1, 2, 3, 4, 5]
+
+
+async def test_what_was_asked_before_an_error_leaves_all_the_same() -> None:
+    told = Told("try")
+    wire, turns, [group] = turns_of(told)
+
+    def ask_and_raise() -> None:
+        with turns.together():
+            group.ask(1)
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        ask_and_raise()
+    assert wire.sent == [("try:one", (b"1",))]
+    wire.answer()
+    assert group.idle
+
+
+async def test_together_while_a_statement_is_under_way() -> None:
+    told = Told("try")
+    wire, turns, [group] = turns_of(told)
+    group.ask(1)
+    with turns.together():
+        group.ask(2)
+        group.ask(3)
+    assert len(wire.sent) == 1
+    wire.answer()
+    await asyncio.sleep(0)
+    assert wire.sent[1:] == [("try:many", (b"2", b"3"))]
+    wire.answer()
+
+
+async def test_nothing_together_is_nothing() -> None:
+    told = Told("try")
+    wire, turns, [group] = turns_of(told)
+    with turns.together():
+        pass
+    group.ask_all([])
+    assert not wire.sent
+    group.ask(1)
+    assert wire.sent == [("try:one", (b"1",))]
+    wire.answer()
 
 
 async def test_an_error_goes_to_the_whole_batch_and_the_group_goes_on() -> None:
@@ -188,13 +279,14 @@ async def test_a_reader_that_raises_does_not_stop_the_link() -> None:
     assert len(wire.sent) == 2
 
 
-STEPS = st.lists(st.tuples(st.sampled_from(["ask", "many", "answer", "fail", "turn"]), st.integers(0, 2)), max_size=60)
+KINDS = st.sampled_from(["ask", "many", "together", "answer", "answer", "fail", "turn"])
+STEPS = st.lists(st.tuples(KINDS, st.integers(0, 2)), max_size=60)
 
 
 @given(STEPS, st.integers(1, 5))
 async def test_every_request_is_answered_once_and_in_order(steps: list[tuple[str, int]], most: int) -> None:
     verbs = [Told(name, most) for name in ("a", "b", "c")]
-    wire, groups = world(*verbs)
+    wire, turns, groups = turns_of(*verbs)
     asked: list[list[int]] = [[], [], []]
     failures = 0
     for number, (step, which) in enumerate(steps):
@@ -202,12 +294,19 @@ async def test_every_request_is_answered_once_and_in_order(steps: list[tuple[str
             requests = [10 * number + extra for extra in range(1 if step == "ask" else 3)]
             asked[which].extend(requests)
             groups[which].ask_all(requests)
+        elif step == "together":
+            with turns.together():
+                for other, group in enumerate(groups):
+                    requests = [10 * number + other, 10 * number + other + 5]
+                    asked[other].extend(requests)
+                    for request in requests:
+                        group.ask(request)
         elif step == "turn":
             await asyncio.sleep(0)
         elif wire.owed:
             failures += step == "fail"
             wire.answer(FAILED if step == "fail" else None)
-    for _ in range(4 * len(steps) + 4):
+    for _ in range(7 * len(steps) + 7):
         await asyncio.sleep(0)
         if wire.owed:
             wire.answer()

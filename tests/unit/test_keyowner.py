@@ -1,336 +1,424 @@
-"""The owner of one key against a model of the server, in every order that Hypothesis can think of.
+"""The owner of a lock against a model of the server, in every order that Hypothesis can think of.
 
-Here live the rules that disturb an owner and the invariants; the model of the server stands in `lockmodel.py`.
-
-Theory: the owner may not assume anything about time. So a statement is *sent*, *executed* and *answered* in three
-separate steps, and between any two of them claims arrive, leave or are released, the link dies, other sessions take the
-key, and wake-ups come that mean nothing. After every step the invariants of a lock must hold; at the end the world is
-made friendly, and then every claim must get its answer and nothing may stay behind. The model counts session locks as
-the server does: granting twice gives two, which is the defect that the owner exists to prevent.
+Here live what other sessions do to a lock, the invariants of it, and the shortest sequences of what was once wrong; the
+model of the server stands in ``lockmodel.py``, what disturbs any owner in ``ownermachine.py``. The model counts session
+locks as the server does: granting twice gives two, which is the defect that the owner exists to prevent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final, cast
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
-from pgconcert.backend import GRANTED, WAITING, Claim
-from pgconcert.errors import StatementFailed, Unavailable
-from pgconcert.hold import Grant
+from pgconcert.backend import WAITING, Claim
+from pgconcert.errors import StatementFailed
 from pgconcert.keys import LockKey
-from pgconcert.postgres.keyowner import KeyOwner
-from tests.unit.lockmodel import Answer, Request, ServerKey, Shard
+from pgconcert.postgres.keyowner import EXCLUSIVE, SHARED, KeyOwner
+from pgconcert.postgres.verbs import VERBS
+from tests.unit.lockmodel import Answer, ServerKey, Shard
+from tests.unit.ownermachine import OwnerMachine
 
-KEYS: Final = (7, -1)
-GIVE_UP_AFTER: Final = 3
+VALUE: Final = -7
 
 
-class KeyOwnerMachine(RuleBasedStateMachine):
-    """Callers, one link and other sessions, in any order."""
+class KeyOwnerMachine(OwnerMachine):
+    """A lock, and what other sessions do to it."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.server = {value: ServerKey() for value in KEYS}
-        self.shard = Shard(self.server)
-        self.claims: list[Claim] = []
-        self.answers: dict[Claim, Answer] = {}
-        self.withdrawn: set[Claim] = set()
-        self.releases: list[Answer] = []
+        super().__init__(VALUE, ServerKey())
 
-    @initialize(up=st.booleans(), heard=st.booleans())
-    def begin(self, up: bool, heard: bool) -> None:
-        self.shard.up, self.shard.heard = up, heard
+    def new_owner(self, claim: Claim) -> KeyOwner:
+        return KeyOwner(cast(Any, self.shard), claim.key.value)
 
-    # callers
+    def check_given_back(self, claim: Claim) -> None:
+        """It is free, or other readers of this process have it."""
+        if self.shard.up:
+            assert not self.server.exclusive
+            assert not self.server.shared or (claim.shared and self.owner.readers)
 
-    @rule(value=st.sampled_from(KEYS), wait=st.booleans())
-    def claim(self, value: int, wait: bool) -> None:
+    @rule(wait=st.booleans(), shared=st.booleans())
+    def claim(self, wait: bool, shared: bool) -> None:
         answer = Answer()
-        claim = Claim(LockKey(value, value), answer, wait=wait)
-        self.claims.append(claim)
-        self.answers[claim] = answer
-        owner = self.shard.owners.get(value)
-        if owner is None:
-            owner = self.shard.owners[value] = KeyOwner(cast(Any, self.shard), value)
-        owner.acquire(claim)
+        self.hand_in(Claim(LockKey(VALUE, VALUE), answer, wait=wait, shared=shared), answer)
 
-    def open_claims(self) -> list[Claim]:
-        return [claim for claim in self.claims if claim.state == WAITING and claim not in self.withdrawn] + self.held()
+    # other sessions
 
-    @precondition(lambda self: self.open_claims())
-    @rule(pick=st.integers(0, 99))
-    def withdraw(self, pick: int) -> None:
-        """The caller leaves while it waits; it may have been granted meanwhile, but it has not seen that."""
-        known = self.open_claims()
-        claim = known[pick % len(known)]
-        self.withdrawn.add(claim)
-        owner = self.shard.owners.get(claim.key.value)
-        if owner is not None:
-            owner.withdraw(claim)
-
-    def held(self) -> list[Claim]:
-        return [claim for claim in self.claims if claim.state == GRANTED and not claim.over and claim.reason is None]
-
-    @precondition(lambda self: self.held())
-    @rule(pick=st.integers(0, 99), wait=st.booleans())
-    def release(self, pick: int, wait: bool) -> None:
-        held = self.held()
-        claim = held[pick % len(held)]
-        claim.over = True
-        done = Answer() if wait else None
-        if done is not None:
-            self.releases.append(done)
-        owner = self.shard.owners.get(claim.key.value)
-        assert owner is not None, "the owner of a held key has retired"
-        owner.release(claim, done)
-
-    # the link
-
-    def pick_request(self, pick: int) -> Request:
-        return self.shard.requests[pick % len(self.shard.requests)]
-
-    @precondition(lambda self: self.shard.requests)
-    @rule(pick=st.integers(0, 9))
-    def execute(self, pick: int) -> None:
-        request = self.pick_request(pick)
-        if request.answer is None and request.failure is None:
-            request.answer = self.server[request.owner.value].execute(request.verb)
-
-    @precondition(lambda self: self.shard.requests)
-    @rule(pick=st.integers(0, 9))
-    def answer(self, pick: int) -> None:
-        request = self.pick_request(pick)
-        if request.failure is not None:
-            self.reconcile(request)
-            return
-        if request.answer is None:
-            request.answer = self.server[request.owner.value].execute(request.verb)
-        self.shard.requests.remove(request)
-        owner, told = request.owner, ord(request.answer)
-        tell: dict[str, Callable[[], None]] = {
-            "try": lambda: owner.tried_with(told),
-            "mark": lambda: owner.marked_with(told),
-            "unlock": lambda: owner.unlocked_with(told),
-            "unmark": lambda: owner.unmarked_with(told),
-        }
-        tell[request.verb]()
-
-    @precondition(lambda self: self.shard.requests)
-    @rule(pick=st.integers(0, 9), transient=st.booleans(), effect=st.booleans())
-    def fail(self, pick: int, transient: bool, effect: bool) -> None:
-        """The statement fails, having done its work or not: what a failed batch did is unknown."""
-        request = self.pick_request(pick)
-        if effect:
-            self.execute(pick)
-        if effect or request.answer is None:
-            request.failure = StatementFailed("failed", "55P03" if transient else "XX000")
-
-    def reconcile(self, request: Request) -> None:
-        owner, known = request.owner, self.server[request.owner.value]
-        if owner.failures >= GIVE_UP_AFTER:
-            self.link_dies()
-            return
-        self.shard.requests.remove(request)
-        failure = request.failure
-        assert failure is not None
-        owner.recover(
-            held=known.ours > 0,
-            marked=known.marks > 0,
-            unlocking=request.verb == "unlock",
-            error=None if failure.sqlstate == "55P03" else failure,
-        )
-
-    @precondition(lambda self: self.shard.up)
     @rule()
-    def link_dies(self) -> None:
-        self.shard.up = False
-        self.shard.requests.clear()
-        for known in self.server.values():
-            known.ours = known.marks = 0
-        for owner in [*self.shard.owners.values()]:
-            owner.link_died("the link died")
+    def a_writer_takes_it(self) -> None:
+        known = self.server
+        known.writer = not known.exclusive and not known.shared and not known.readers
 
-    @precondition(lambda self: not self.shard.up)
-    @rule()
-    def link_comes(self) -> None:
-        self.shard.up = True
-        for owner in [*self.shard.owners.values()]:
-            owner.step()
+    @rule(polite=st.booleans())
+    def a_reader_takes_it(self, polite: bool) -> None:
+        """One that passes the gate, or that of a program which knows of no gate."""
+        known = self.server
+        if not known.exclusive and not known.writer and not (polite and (known.gates or known.other_gate)):
+            known.readers += 1
 
-    @precondition(lambda self: not self.shard.up)
-    @rule(final=st.booleans())
-    def connect_fails(self, final: bool) -> None:
-        for owner in [*self.shard.owners.values()]:
-            for claim in [*owner.queue]:
-                if final or not claim.wait:
-                    owner.queue.remove(claim)
-                    claim.fail(Unavailable("no connection"))
-            owner.step()
+    @rule(told=st.booleans())
+    def one_of_them_gives_it_back(self, told: bool) -> None:
+        known = self.server
+        known.writer, known.readers = False, max(0, known.readers - 1)
+        if told:
+            self.wake()
 
-    @precondition(lambda self: self.shard.requests)
-    @rule()
-    def answer_all(self) -> None:
-        """The world is quick for a while; without it the deep states are hardly ever reached."""
-        for _ in range(8):
-            if self.shard.requests:
-                self.answer(0)
+    @rule(marks=st.booleans(), looks=st.booleans(), passes=st.booleans())
+    def they_come_and_go(self, marks: bool, looks: bool, passes: bool) -> None:
+        known = self.server
+        known.other_mark = marks
+        known.looking = looks and not known.marks
+        known.passing = passes and not known.gates and not known.other_gate
 
-    @rule(value=st.sampled_from(KEYS), others=st.integers(0, 2))
-    def fall_asleep(self, value: int, others: int) -> None:
+    @rule(closed=st.booleans())
+    def their_gate(self, closed: bool) -> None:
+        known = self.server
+        known.other_gate = closed and not known.gates and not known.passing
+
+    # what brings it into the deep states quickly
+
+    @rule(others=st.integers(0, 2), shared=st.booleans())
+    def fall_asleep(self, others: int, shared: bool) -> None:
         """Another session has the key for long: whoever comes ends up marked and asleep."""
-        self.foreign_takes(value)
+        self.a_writer_takes_it()
         for _ in range(1 + others):
-            self.claim(value, wait=True)
+            self.claim(wait=True, shared=shared)
+        self.settle_down()
+
+    @rule(
+        ours=st.booleans(),
+        others=st.booleans(),
+        writers=st.integers(1, 2),
+        fails=st.sampled_from([None, None, "none", "all"]),
+        leaves=st.booleans(),
+    )
+    def writers_wait_for_readers(self, ours: bool, others: bool, writers: int, fails: str | None, leaves: bool) -> None:
+        """Readers of this process or another are inside, and writers of ours come; perhaps a statement of theirs fails,
+        and the reader leaves."""
+        if ours:
+            self.claim(wait=True, shared=True)
+        self.settle_down()
+        if others:
+            self.a_reader_takes_it(polite=False)
+        for _ in range(writers):
+            self.claim(wait=True, shared=False)
+        if fails is not None and self.shard.requests:
+            self.fail(transient=True, effect=fails)
+        self.settle_down()
+        if leaves and self.held():
+            self.release(0, wait=True)
+            self.settle_down()
+
+    def settle_down(self) -> None:
         self.channel_is_heard()
         if self.shard.requests:
             self.answer_all()
 
-    # other sessions, and time
-
-    @rule(value=st.sampled_from(KEYS))
-    def foreign_takes(self, value: int) -> None:
-        self.server[value].foreign = not self.server[value].ours
-
-    @rule(value=st.sampled_from(KEYS), mark=st.booleans(), look=st.booleans())
-    def foreign_marks(self, value: int, mark: bool, look: bool) -> None:
-        self.server[value].foreign_mark = mark
-        self.server[value].looking = look
-
-    @rule(value=st.sampled_from(KEYS), told=st.booleans())
-    def foreign_releases(self, value: int, told: bool) -> None:
-        self.server[value].foreign = False
-        owner = self.shard.owners.get(value)
-        if told and owner is not None and owner.queue and not owner.held:
-            owner.wake()
-
-    @rule()
-    def channel_is_heard(self) -> None:
-        self.shard.heard = True
-        for owner in [*self.shard.watched]:
-            owner.wake()
-
-    @rule()
-    def channel_is_not_heard(self) -> None:
-        self.shard.heard = False
-
-    @precondition(lambda self: self.shard.up)
-    @rule()
-    def recheck(self) -> None:
-        for owner in [*self.shard.watched]:
-            if owner.asleep():
-                self.shard.try_(owner)
-
-    @precondition(lambda self: self.shard.resting)
-    @rule()
-    def rested(self) -> None:
-        timer = self.shard.resting.pop(0)
-        if not timer.cancelled:
-            timer.owner.rested()
-
     # what must be true at every instant
 
     @invariant()
-    def the_server_holds_each_key_once_at_most(self) -> None:
-        for known in self.server.values():
-            assert known.ours <= 1
-            assert known.marks <= 1
-            assert not (known.ours and known.foreign)
+    def the_server_grants_us_everything_once(self) -> None:
+        known = self.server
+        assert max(known.exclusive, known.shared, known.marks, known.gates) <= 1
+        assert known.exclusive + known.shared <= 1
+        assert not (known.exclusive and (known.writer or known.readers))
 
     @invariant()
-    def one_claim_has_it_and_the_server_agrees(self) -> None:
-        for value in KEYS:
-            having = [claim for claim in self.held() if claim.key.value == value]
-            assert len(having) <= 1, "two claims have one key"
-            assert not having or self.server[value].ours == 1, "a claim has what the server has not granted"
+    def one_writer_or_readers_and_the_server_agrees(self) -> None:
+        having = self.held()
+        writers = [claim for claim in having if not claim.shared]
+        assert not writers or len(having) == 1, "a writer is not alone"
+        assert not writers or self.server.exclusive == 1, "a writer has what the server has not granted"
+        assert not having or self.server.exclusive + self.server.shared == 1, "a reader has what was not granted"
 
     @invariant()
-    def a_waiter_is_told_once(self) -> None:
-        assert all(len(answer.told) <= 1 for answer in self.answers.values())
-        assert all(len(answer.told) <= 1 for answer in self.releases)
+    def the_notes_are_true_when_nothing_is_under_way(self) -> None:
+        owner, known = self.owner, self.server
+        if self.at_rest:
+            noted = (owner.mode == EXCLUSIVE, owner.mode == SHARED, owner.marked, owner.gate)
+            assert noted == (known.exclusive, known.shared, known.marks, known.gates)
+            assert not owner.mode or owner.claims, "kept, and nobody has it"
+            assert not owner.marked or owner.queue, "marked, and nobody waits"
 
     @invariant()
-    def claims_are_granted_in_the_order_of_arrival(self) -> None:
-        order = {claim: number for number, claim in enumerate(self.claims)}
-        for value in KEYS:
-            numbers = [order[claim] for claim in self.shard.grants if claim.key.value == value]
-            assert numbers == sorted(numbers)
-
-    @invariant()
-    def who_does_not_want_to_wait_does_not(self) -> None:
-        for owner in self.shard.owners.values():
-            if self.shard.up and owner.tried and not owner.busy:
-                assert all(claim.wait for claim in owner.queue if claim.state == WAITING)
-
-    @invariant()
-    def nobody_unlocks_what_is_not_ours(self) -> None:
-        assert not self.shard.strange
-
-    # the end
-
-    def teardown(self) -> None:
-        for known in self.server.values():
-            known.foreign = known.looking = False
-        self.shard.heard = True
-        if not self.shard.up:
-            self.link_comes()
-        self.channel_is_heard()
-        for _ in range(10 * len(self.claims) + 100):
-            if not self.shard.owners:
-                break
-            for _ in range(20):
-                if not self.shard.requests:
-                    break
-                self.answer(0)
-                if not self.shard.up:
-                    self.link_comes()
-            while self.shard.resting:
-                self.rested()
-            if self.held():
-                self.release(0, wait=True)
-            elif not self.shard.requests:
-                self.recheck()
-        assert not self.shard.owners, "an owner never retired"
-        assert not self.shard.watched
-        for known in self.server.values():
-            assert (known.ours, known.marks) == (0, 0)
-        for claim, answer in self.answers.items():
-            assert claim.state != WAITING
-            assert answer.told or claim in self.withdrawn, "a claim was never answered"
-        assert all(answer.told == [True] for answer in self.releases)
-        assert set(self.shard.lost) <= {claim for claim in self.claims if claim.reason}
+    def a_gate_is_closed_for_a_writer_that_waits(self) -> None:
+        if self.at_rest and self.owner.gate:
+            assert self.owner.mode != EXCLUSIVE
+            waiting = [claim for claim in self.owner.queue if claim.state == WAITING]
+            assert waiting
+            assert not waiting[0].shared
 
 
 TestKeyOwner = KeyOwnerMachine.TestCase
-TestKeyOwner.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestKeyOwner.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_for_long() -> None:
+    run_state_machine_as_test(
+        KeyOwnerMachine, settings=settings(max_examples=5000, stateful_step_count=80, deadline=None)
+    )
+
+
+class Scene:
+    """One owner by hand. Every statement is executed and answered when ``run`` says so."""
+
+    def __init__(self) -> None:
+        self.key = ServerKey()
+        self.shard = Shard({VALUE: self.key}, up=True, heard=True)
+        self.owner = self.shard.owners[VALUE] = KeyOwner(cast(Any, self.shard), VALUE)
+
+    def claim(self, shared: bool = False, wait: bool = True) -> tuple[Claim, Answer]:
+        answer = Answer()
+        claim = Claim(LockKey(VALUE, VALUE), answer, wait=wait, shared=shared)
+        self.owner.acquire(claim)
+        return claim, answer
+
+    def reader(self, wait: bool = True) -> tuple[Claim, Answer]:
+        return self.claim(shared=True, wait=wait)
+
+    def give_back(self, claim: Claim) -> Answer:
+        done = Answer()
+        claim.over = True
+        self.owner.release(claim, done)
+        return done
+
+    def run(self, most: int = 20) -> list[str]:
+        """Execute and answer what is under way, and what follows from it. The verbs."""
+        verbs: list[str] = []
+        while self.shard.requests and len(verbs) < most:
+            request = self.shard.requests.pop(0)
+            verbs.append(request.verb)
+            answer = self.key.execute(request.verb)
+            VERBS[request.verb].answered([self.owner], [(answer.encode(),)])
+        return verbs
+
+    def fail(self, effect: bool) -> None:
+        """What is under way fails in a way that is worth another try."""
+        request = self.shard.requests.pop(0)
+        if effect:
+            self.key.execute(request.verb)
+        self.owner.recover(self.key.found(), request.verb, None)
+
+
+def test_a_cycle_is_two_statements() -> None:
+    for shared, verbs in ((False, ["try", "unlock"]), (True, ["try_shared", "unlock_shared"])):
+        scene = Scene()
+        claim, answer = scene.claim(shared)
+        scene.run()
+        assert answer.told == [True]
+        done = scene.give_back(claim)
+        scene.run()
+        assert done.told == [True]
+        assert scene.shard.sent == verbs
+        assert not scene.shard.owners
+
+
+def test_readers_of_one_process_have_one_lock() -> None:
+    scene = Scene()
+    readers = [scene.reader() for _ in range(5)]
+    assert scene.run() == ["try_shared"]
+    assert scene.key.shared == 1
+    readers.append(scene.reader())
+    assert scene.run() == ["join"]
+    assert all(answer.told == [True] for _, answer in readers)
+    for claim, _ in readers[:-1]:
+        assert scene.give_back(claim).told == [True]
+    assert scene.key.shared == 1
+    done = scene.give_back(readers[-1][0])
+    assert scene.run() == ["unlock_shared"]
+    assert done.told == [True]
+
+
+def test_a_writer_behind_readers_of_its_own_process_closes_the_gate() -> None:
+    scene = Scene()
+    reader, _ = scene.reader()
+    scene.run()
+    writer, told = scene.claim()
+    assert scene.run() == ["close"]
+    _, behind = scene.reader()
+    assert scene.run() == []
+    scene.give_back(reader)
+    assert scene.run() == ["unlock_shared", "try", "open"]
+    assert (told.told, behind.told) == ([True], [])
+    scene.give_back(writer)
+    assert scene.run() == ["unlock", "try_shared"]
+    assert behind.told == [True]
+
+
+def test_a_writer_behind_readers_of_others_closes_the_gate_when_it_marks() -> None:
+    scene = Scene()
+    scene.key.readers = 1
+    writer, told = scene.claim()
+    assert scene.run() == ["try", "mark"]
+    assert scene.key.gates == 1
+    scene.owner.withdraw(writer)
+    assert scene.run() == ["open", "unmark"]
+    assert not told.told
+    assert not scene.shard.owners
+
+
+def test_a_gate_that_is_closed_is_not_closed_again_with_the_mark() -> None:
+    """Closed while readers of ours were inside; then they leave, and readers of others are still there."""
+    scene = Scene()
+    reader, _ = scene.reader()
+    scene.run()
+    scene.key.readers = 1
+    writer, told = scene.claim()
+    assert scene.run() == ["close"]
+    scene.give_back(reader)
+    scene.run()
+    assert (scene.key.gates, scene.key.marks) == (1, 1)
+    scene.key.readers = 0
+    scene.owner.wake()
+    scene.run()
+    assert told.told == [True]
+    scene.give_back(writer)
+    scene.run()
+    assert not scene.shard.owners
+
+
+def test_a_gate_found_closed_after_a_failure_is_not_closed_again() -> None:
+    """It was refused once; the second closing fails after it was done; then the re-check comes."""
+    scene = Scene()
+    scene.reader()
+    scene.run()
+    scene.key.passing = True
+    scene.claim()
+    scene.run()
+    scene.key.passing = False
+    scene.owner.wake()
+    scene.fail(effect=True)
+    assert scene.owner.gate
+    assert scene.owner.again() is None
+
+
+def test_a_reader_is_not_refused_for_a_writer_that_left() -> None:
+    """The gate cannot be closed, its writer has left meanwhile, and a reader comes that does not wait."""
+    scene = Scene()
+    scene.reader()
+    scene.run()
+    writer, _ = scene.claim()
+    scene.key.passing = True
+    scene.owner.withdraw(writer)
+    _, told = scene.reader(wait=False)
+    scene.run()
+    assert told.told == [True]
+
+
+def test_a_writer_whose_closing_was_refused_looks_again() -> None:
+    """However it came to wait: here it came before its reader was granted."""
+    scene = Scene()
+    scene.reader()
+    scene.claim()
+    scene.key.passing = True
+    scene.run()
+    assert scene.owner in scene.shard.watched
+    assert scene.owner.again() == "close"
+
+
+def test_readers_that_do_not_wait_come_in_together() -> None:
+    """None of them has a writer before it."""
+    scene = Scene()
+    told = [scene.reader(wait=False)[1] for _ in range(3)]
+    scene.run()
+    assert [answer.told for answer in told] == [[True]] * 3
+
+
+def test_readers_that_do_not_wait_are_refused_together() -> None:
+    scene = Scene()
+    scene.key.writer = True
+    told = [scene.reader(wait=False)[1] for _ in range(3)]
+    assert scene.run() == ["try_shared"]
+    assert [answer.told for answer in told] == [[False]] * 3
+    assert not scene.shard.owners
+
+
+def test_who_does_not_wait_is_refused_behind_a_sleeper() -> None:
+    scene = Scene()
+    scene.key.writer = True
+    scene.reader()
+    assert scene.run() == ["try_shared", "mark_shared"]
+    for shared in (False, True):
+        _, told = scene.claim(shared, wait=False)
+        assert told.told == [False]
+
+
+def test_who_comes_while_the_gate_is_opened_is_tried() -> None:
+    """The writer for which it was closed has left; what was refused to it says nothing about the next."""
+    scene = Scene()
+    scene.key.readers = 1
+    writer, _ = scene.claim()
+    scene.run()
+    scene.owner.withdraw(writer)
+    _, told = scene.claim(wait=False)
+    assert scene.run() == ["open", "try", "unmark"]
+    assert told.told == [False]
+    assert not scene.shard.owners
+
+
+def test_what_nobody_wants_any_more_is_given_back() -> None:
+    """The writer has left when its lock comes; the reader behind it is asked for anew."""
+    scene = Scene()
+    writer, _ = scene.claim()
+    scene.owner.withdraw(writer)
+    _, told = scene.reader()
+    assert scene.run() == ["try", "unlock", "try_shared"]
+    assert told.told == [True]
+
+
+def test_the_last_reader_leaves_while_another_joins() -> None:
+    for gate, verbs in ((False, ["join"]), (True, ["join", "unlock_shared", "try_shared", "mark_shared"])):
+        scene = Scene()
+        first, _ = scene.reader()
+        scene.run()
+        _, told = scene.reader()
+        scene.key.other_gate = gate
+        done = scene.give_back(first)
+        assert not done.told
+        assert scene.run() == verbs
+        assert done.told == [True]
+        assert told.told == ([] if gate else [True])
 
 
 def test_death_after_the_release_is_no_loss() -> None:
     """The release is answered, and so is one that comes after the owner has forgotten the claim."""
-    server = {value: ServerKey() for value in KEYS}
-    shard = Shard(server, up=True)
-    owner = shard.owners[7] = KeyOwner(cast(Any, shard), 7)
-    claim = Claim(LockKey(7, 7), Answer(), wait=True)
-    owner.acquire(claim)
-    server[7].ours = 1
-    shard.requests.clear()
-    owner.tried_with(ord("t"))
-    assert shard.grants == [claim]
-    claim.over = True
-    done = Answer()
-    owner.release(claim, done)
-    shard.up = False
-    shard.requests.clear()
-    server[7].ours = 0
-    owner.link_died("gone")
+    scene = Scene()
+    claim, _ = scene.claim()
+    scene.run()
+    done = scene.give_back(claim)
+    scene.shard.up = False
+    scene.shard.requests.clear()
+    scene.key.forget_us()
+    scene.owner.link_died("gone")
     assert done.told == [True]
-    assert isinstance(claim, Grant)
     assert claim.reason is None
-    assert not shard.lost
-    assert not shard.owners
-    late = Answer()
-    owner.release(claim, late)
-    assert late.told == [True]
+    assert not scene.shard.lost
+    assert not scene.shard.owners
+    assert scene.give_back(claim).told == [True]
+
+
+def test_readers_are_lost_together() -> None:
+    scene = Scene()
+    claims = [scene.reader()[0] for _ in range(3)]
+    scene.run()
+    scene.shard.up = False
+    scene.key.forget_us()
+    scene.owner.link_died("gone")
+    assert scene.shard.lost == claims
+    assert not scene.shard.owners
+
+
+def test_a_failure_that_is_final_is_told_to_all_who_wait() -> None:
+    scene = Scene()
+    _, first = scene.claim()
+    _, second = scene.reader()
+    failure = StatementFailed("failed", "XX000")
+    scene.shard.requests.clear()
+    scene.owner.recover(scene.key.found(), "try", failure)
+    assert (first.told, second.told) == ([failure], [failure])
+    assert not scene.shard.owners

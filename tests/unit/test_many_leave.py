@@ -111,7 +111,8 @@ def test_all_leave(order: Callable[[list[Claim]], list[Claim]]) -> None:
     scene.owner.release(holder, None)
     scene.serve()
     assert not scene.shard.owners, "the owner has retired"
-    assert scene.shard.server[7].ours == scene.shard.server[7].marks == 0
+    key = scene.shard.server[7]
+    assert (key.exclusive, key.shared, key.marks, key.gates) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("order", [_forwards, _backwards, _mixed])

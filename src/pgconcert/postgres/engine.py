@@ -12,12 +12,13 @@ import asyncio
 import os
 import weakref
 
-from ..backend import Health
-from ..conninfo import Address, AddressSource, environment_address
+from ..backend import Capability, Health, Options
+from ..conninfo import Address, AddressSource
 from ..events import EventStream
+from ..identity import default_name
 from ..offloop import off_loop
 from .embedded import EmbeddedServer
-from .keeper import Context, default_name
+from .keeper import Context
 from .listener import Listener
 from .locks import PostgresLocker
 from .messages import Publisher
@@ -28,34 +29,26 @@ __all__ = ["PostgresBackend"]
 class PostgresBackend:
     """The port ``Backend`` over PostgreSQL. See ``AsyncCoordinator`` for the meaning of the parameters."""
 
-    def __init__(
-        self,
-        address: Address | None,
-        *,
-        direct_url: Address | None,
-        name: str | None,
-        network_timeout: float,
-        connect_timeout: float,
-        max_locks: int | None,
-        events: EventStream,
-    ) -> None:
+    def __init__(self, address: Address, options: Options) -> None:
         self._address = address
-        self._direct = direct_url
-        self._name = name or default_name()
-        self._network_timeout = network_timeout
-        self._connect_timeout = connect_timeout
-        self._max_locks = max_locks
-        self._events = events
+        self._options = options
+        self._name = options.name or default_name()
         self._embedded: EmbeddedServer | None = None
         self._links_made = False
         self._listener: Listener
         self._publisher: Publisher
         self.locker: PostgresLocker
 
-    async def open(self) -> None:
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """Everything."""
+        return frozenset(("exclusion", "processes", "shared", "semaphores"))
+
+    async def open(self, events: EventStream) -> None:
         """Make ready. Nothing connects before it is needed, except that an embedded server is started here."""
-        address = environment_address() if self._address is None else self._address
-        direct = AddressSource(self._direct) if self._direct is not None else None
+        address = self._address
+        options = self._options
+        direct = AddressSource(options.direct_url) if options.direct_url is not None else None
         if isinstance(address, str) and address.startswith("embedded:"):
             self._embedded = await _start_embedded(address)
             address = self._embedded.url
@@ -63,14 +56,14 @@ class PostgresBackend:
             address=AddressSource(address),
             direct_address=direct,
             name=self._name,
-            network_timeout=self._network_timeout,
-            connect_timeout=self._connect_timeout,
-            events=self._events,
+            network_timeout=options.network_timeout,
+            connect_timeout=options.connect_timeout,
+            events=events,
             loop=asyncio.get_running_loop(),
         )
         self._listener = Listener(context)
         self._publisher = Publisher(context)
-        self.locker = PostgresLocker(context, self._listener, self._publisher, self._max_locks)
+        self.locker = PostgresLocker(context, self._listener, self._publisher, options.max_locks)
         self._links_made = True
         _living.add(self)
 

@@ -12,7 +12,9 @@ what a failed statement leaves behind on the server differs from verb to verb, s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from ..errors import LinkLost
@@ -54,31 +56,41 @@ class Verb(Generic[T]):
 class Turns:
     """The groups of one link, one statement under way at a time, each group in its turn."""
 
-    __slots__ = ("_busy", "_groups", "_last_size", "_loop", "_next", "link", "queued")
+    __slots__ = ("_busy", "_last_size", "_loop", "_ready", "link", "queued")
 
     def __init__(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
         self.link = link
         self._loop = loop
-        self._groups: list[Group[Any]] = []
-        self._next = 0
+        self._ready: deque[Group[Any]] = deque()
         self._last_size = 0
         self._busy = False
         self.queued = 0
 
     def group(self, verb: Verb[T]) -> Group[T]:
         """A group of this link."""
-        group = Group(self, verb)
-        self._groups.append(group)
-        return group
+        return Group(self, verb)
 
-    def wanted(self) -> None:
-        """Requests are queued."""
+    def wanted(self, group: Group[Any]) -> None:
+        """A group that was empty has something to send."""
+        self._ready.append(group)
         if not self._busy:
             self._busy = True
             if self._last_size <= 1:
                 self._send_next()
             else:
                 self._loop.call_soon(self._send_next)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is asked inside leaves together, not the first of it alone. Nothing may wait inside."""
+        if self._busy:
+            yield
+            return
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._send_next()
 
     def answered(self, size: int) -> None:
         """The statement under way, with ``size`` requests, has its answer."""
@@ -91,13 +103,13 @@ class Turns:
             self._loop.call_soon(self._send_next)
 
     def _send_next(self) -> None:
-        groups = self._groups
-        count = len(groups)
-        for turn in range(self._next, self._next + count):
-            group = groups[turn % count]
+        ready = self._ready
+        while ready:
+            group = ready.popleft()
             if group.queue:
-                self._next = (turn + 1) % count
                 group.leave()
+                if group.queue:
+                    ready.append(group)
                 return
         self._busy = False
 
@@ -115,16 +127,18 @@ class Group(Generic[T]):
 
     def ask(self, request: T) -> None:
         """Hand in a request."""
-        self.queue.append(request)
+        queue = self.queue
+        queue.append(request)
         turns = self._turns
         turns.queued += 1
-        turns.wanted()
+        if len(queue) == 1:
+            turns.wanted(self)
 
     def ask_all(self, requests: Sequence[T]) -> None:
         """Hand in several requests that shall leave together."""
-        self.queue.extend(requests)
-        self._turns.queued += len(requests)
-        self._turns.wanted()
+        with self._turns.together():
+            for request in requests:
+                self.ask(request)
 
     @property
     def idle(self) -> bool:

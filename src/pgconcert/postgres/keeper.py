@@ -24,9 +24,7 @@ import asyncio
 import os
 import random
 import socket
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from ..backend import LinkHealth
@@ -78,12 +76,6 @@ class Context:
         tail = f"@{socket.gethostname().split('.')[0][:20]}:{os.getpid()} pgconcert-{role}"
         ours = (name or self.name).encode("ascii", "replace").decode()
         return ours[: 63 - len(tail)] + tail
-
-
-def default_name() -> str:
-    """The program's name, for ``application_name``."""
-    program = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else ""
-    return program if program not in ("", "-c", "__main__") else "python"
 
 
 class LinkOwner(Protocol):

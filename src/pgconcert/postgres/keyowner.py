@@ -1,215 +1,184 @@
-"""The owner of one key: it alone speaks to the server about that key, one statement at a time.
+"""The owner of a lock: exclusive or shared. It alone speaks to the server about its key, one statement at a time.
 
-Theory. Everything that happens to a key is a message to its owner: a claim, its withdrawal, a release, an answer, a
-wake-up. Each message changes the owner's notes and ends in ``step``, which sends at most one statement and does nothing
-while one is under way. So two attempts can never be under way at once (the server would grant both: they come from one
-session), and no claim can be granted twice.
+What it notes beside what every owner does (``owner.py``)::
 
-What the owner notes::
-
-    held     the server has granted the key to this session
-    marked   this session's interest is marked on the server
-    claim    the claim that has it (None while held: it was given back, or whoever asked has left)
-    queue    the claims that want it, in order of arrival
-    tried    a try was refused since the queue began to wait
-    woken    somebody released it, or the re-check is due: try again
-    rest     the timer of a rest: we have just released it and others wait, who get their chance first
-    busy     a statement about this key is under way, or its failure is being looked into
+    mode     what the server has granted to this session: nothing, exclusive, or shared
+    claim    the claim that has it exclusively (None while held: it was given back, or whoever asked has left)
+    readers  the claims that have it shared; the session's one shared lock on the server stands for all of them
+    gate     this session keeps new readers of other sessions outside, because a writer of ours waits
+    tried    the mode in which a try was refused since the queue began to wait
+    shut     while readers of ours are inside, the mode in which the gate has refused us: to a reader that would join
+             them, or to a writer that would close it
 
 What ``step`` does, first match::
 
-    busy, or no link            nothing
-    held, no claim              unlock (and look whether others wait)
-    held, marked, empty queue   unmark
-    held                        nothing
-    empty queue, marked         unmark
-    empty queue                 retire, unless resting
-    resting                     nothing
-    not tried                   try
-    not marked, not hopeless    mark and try, once the wake channel is heard (or has failed to be for a while)
-    woken                       try
-    else                        sleep: a wake-up or the re-check comes
+    busy, or no link                            nothing
+    held, no claim and no readers               unlock (and look whether others wait)
+    held, gate, but no writer is kept waiting   open the gate
+    held shared, not shut to who is first       a reader joins, if the gate is open; a writer closes it
+    held shared, a reader is first, not marked  mark and join, once the wake channel is heard (or has failed to be)
+    held shared, woken                          join, or close the gate
+    held, marked, empty queue                   unmark
+    held                                        nothing
+    gate, but no writer is first                open the gate (and look whether others wait)
+    empty queue, marked                         unmark
+    empty queue                                 retire, unless resting
+    resting                                     nothing
+    not tried                                   try
+    not marked, not hopeless                    mark and try, once the wake channel is heard (or has failed to be)
+    woken                                       try
+    else                                        sleep: a wake-up or the re-check comes
 
-When the link dies everything the server knew of us is gone: the claim is lost, the queue starts anew.
+Readers. A reader passes the gate with a transaction-level try in the same statement as its own; so does one that
+joins readers of its own process, else a process that is never without readers would starve the writers of all others.
+The statement with which a writer marks its interest finds out whether it was readers who refused it, and then closes
+the gate; so a key without readers never costs a gate. The gate is open again when the writer is inside or has gone.
+In the queue of one process nobody overtakes: a reader stays behind a writer that came before it. While the session
+holds the key shared, it never tries it exclusively: the server would grant that to the same session.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Final, Protocol
+from typing import Final
 
-from ..backend import DONE, GRANTED, WAITING, Claim
+from ..backend import DONE, WAITING, Claim
 from ..errors import Unavailable
-from ..events import EventStream
 from ..hold import Waiter
+from .owner import HOPELESS, Found, Owner, OwnersShard, settle
 
-__all__ = ["KeyOwner", "OwnersShard"]
+__all__ = ["KeyOwner"]
+
+EXCLUSIVE: Final = 1
+SHARED: Final = 2
 
 _YES: Final = ord("t")
 _BUSY_MARK: Final = ord("b")
 _NOT_OURS: Final = ord("n")
 _WANTED: Final = ord("w")
-_HOPELESS: Final = 3
+_GATE_CLOSED_BY_US: Final = ord("r")
 
 
-class Timer(Protocol):
-    """What ends by itself or is ended before; ``asyncio.TimerHandle`` is one."""
+class KeyOwner(Owner):
+    """One active key of a lock."""
 
-    def cancel(self) -> None: ...
-
-
-class OwnersShard(Protocol):
-    """What an owner asks of the shard it lives on."""
-
-    up: bool
-    events: EventStream
-
-    def try_(self, owner: KeyOwner, /) -> None: ...
-    def mark(self, owner: KeyOwner, /) -> None: ...
-    def unlock(self, owner: KeyOwner, /) -> None: ...
-    def unmark(self, owner: KeyOwner, /) -> None: ...
-
-    def retire(self, owner: KeyOwner, /) -> None:
-        """Nobody wants this key any more. Idempotent."""
-
-    def can_mark(self, owner: KeyOwner, /) -> bool:
-        """Whether the wake channel is heard; if not, the owner is stepped when it is, or when that is given up."""
-        ...
-
-    def watch(self, owner: KeyOwner, /) -> None: ...
-    def unwatch(self, owner: KeyOwner, /) -> None: ...
-
-    def wake_others(self, owner: KeyOwner, /) -> None:
-        """Other processes wait: wake them, and give this owner a rest."""
-
-    def not_ours(self, owner: KeyOwner, /) -> None: ...
-    def granted(self, claim: Claim, /) -> None: ...
-    def released(self, owner: KeyOwner, wanted: bool, /) -> None: ...
-    def hold_lost(self, claim: Claim, /) -> None: ...
-
-
-class KeyOwner:
-    """One active key."""
-
-    __slots__ = (
-        "busy",
-        "claim",
-        "done",
-        "failures",
-        "held",
-        "left",
-        "marked",
-        "name",
-        "queue",
-        "raw",
-        "refused_marks",
-        "rest",
-        "shard",
-        "tried",
-        "value",
-        "watching",
-        "woken",
-    )
+    __slots__ = ("claim", "done", "gate", "mode", "readers", "refused_gates", "shut", "tried")
 
     def __init__(self, shard: OwnersShard, value: int) -> None:
-        self.shard = shard
-        self.value = value
-        self.raw = b"%d" % value
-        self.held = False
-        self.marked = False
+        super().__init__(shard, value, b"%d" % value)
+        self.mode = 0
         self.claim: Claim | None = None
-        self.queue: deque[Claim] = deque()
-        self.tried = False
-        self.woken = False
-        self.rest: Timer | None = None
-        self.busy = False
-        self.watching = False
+        self.readers: dict[Claim, None] = {}
+        self.gate = False
+        self.tried = 0
+        self.shut = 0
+        self.refused_gates = 0
         self.done: Waiter | None = None
-        self.name: int | str = value
-        self.refused_marks = 0
-        self.failures = 0
-        self.left = 0
+
+    @property
+    def held(self) -> int:
+        return 1 if self.mode else 0
+
+    @property
+    def claims(self) -> list[Claim]:
+        return [*self.readers] if self.claim is None else [self.claim]
+
+    @property
+    def ours_alone(self) -> bool:
+        return self.claim is not None
+
+    def granted(self, claim: Claim) -> bool:
+        return claim is self.claim or (claim.shared and claim in self.readers)
 
     # messages from callers
 
     def acquire(self, claim: Claim) -> None:
-        """A claim arrives."""
-        if not claim.wait and (self.claim is not None or self.queue):
-            claim.refuse()  # somebody here has it, or comes before
+        if not claim.wait and self._comes_too_late(claim):
+            claim.refuse()
             return
+        if not self.queue:
+            self.shut = 0
         self.queue.append(claim)
-        if self.claim is not None:
+        if self.claim is not None or (self.readers and not claim.shared):
             self.shard.watch(self)
-        else:
-            self.step()
-
-    def withdraw(self, claim: Claim) -> None:
-        """A claim is taken back, in any state."""
-        if claim.state == WAITING:
-            claim.state = DONE
-            # left where it is, because looking for it costs more the more there are; swept when half of them have left
-            self.left += 1
-            if self.left * 2 > len(self.queue):
-                self.queue = deque(other for other in self.queue if other.state == WAITING)
-                self.left = 0
-            self.step()
-        elif claim.state == GRANTED and claim is self.claim:
-            claim.over = True
-            self.release(claim, None)
+        self.step()
 
     def release(self, claim: Claim, done: Waiter | None) -> None:
-        """The claim that has the key gives it back."""
-        if claim is not self.claim:
-            if done is not None and not done.done():
-                done.set_result(True)  # lost meanwhile: the server has freed it
+        if claim is self.claim:
+            self.claim = None
+        elif claim in self.readers:
+            del self.readers[claim]
+            if self.readers:
+                claim.state = DONE
+                if self.shard.events.readers:
+                    self.shard.released(self, False)
+                settle(done)
+                return
+        else:
+            settle(done)  # lost meanwhile: the server has freed it
             return
         claim.state = DONE
-        self.claim = None
         self.done = done
         self.step()
 
     # messages from the server
 
-    def wake(self) -> None:
-        """Somebody released the key, or it is time to look again."""
-        self.woken = True
-        self.step()
-
     def tried_with(self, answer: int) -> None:
-        """The answer to a try."""
-        self.busy = False
-        self.failures = 0
-        if answer == _YES:
-            self.held = True
-            self._grant()
-            if self.claim is not None and not self.marked:
-                return
-        else:
-            self.tried = True
-            self._refuse()
-        self.step()
+        """The answer to a try, in the mode in which it was made."""
+        self._answered(EXCLUSIVE, answer)
+
+    def tried_shared_with(self, answer: int) -> None:
+        """The answer to a try of a reader."""
+        self._answered(SHARED, answer)
 
     def marked_with(self, answer: int) -> None:
         """The answer to a mark with its try."""
+        self._marked(EXCLUSIVE, answer)
+
+    def marked_shared_with(self, answer: int) -> None:
+        """The answer to a reader's mark with its try."""
+        self._marked(SHARED, answer)
+
+    def joined_with(self, answer: int) -> None:
+        """The answer of the gate to a reader that would join those of ours who are inside."""
         self.busy = False
         self.failures = 0
-        if answer == _BUSY_MARK:
-            # a releaser looks at this instant: try at once, then mark again; but not for ever
-            self.refused_marks += 1
-            self.tried = self.refused_marks >= _HOPELESS
+        if answer == _YES:
+            self.shut = 0
+            self._grant(SHARED)
         else:
-            self.marked = True
-            self.refused_marks = 0
-            if answer == _YES:
-                self.held = True
-                self._grant()
-            else:
-                self._refuse()
+            self.shut = SHARED
+            self._refuse(SHARED)
+        self.step()
+
+    def marked_to_join_with(self, answer: int) -> None:
+        """The answer to a mark, and then of the gate."""
+        if answer == _BUSY_MARK:
+            self.busy = False
+            self.refused_marks += 1
+            self.shut = 0
+            self.step()
+            return
+        self.marked = True
+        self.refused_marks = 0
+        self.joined_with(answer)
+
+    def closed_with(self, answer: int) -> None:
+        """The answer to a writer's closing of the gate, while readers of ours are inside."""
+        self.busy = False
+        self.failures = 0
+        self.gate = answer == _YES
+        # a reader passes it at this instant, or another writer has it: then it is closed as well
+        self.refused_gates = 0 if self.gate else self.refused_gates + 1
+        self.shut = EXCLUSIVE if self.refused_gates >= HOPELESS else 0
+        if self.shut:
+            self.refused_gates = 0
+            self.shard.watch(self)
         self.step()
 
     def unlocked_with(self, answer: int) -> None:
         """The answer to an unlock."""
-        self.busy = self.held = self.tried = False
+        self.busy = False
+        self.mode = self.tried = self.shut = 0
         self.failures = 0
         done, self.done = self.done, None
         if self.shard.events.readers:
@@ -218,77 +187,65 @@ class KeyOwner:
             self.shard.wake_others(self)
         elif answer == _NOT_OURS:
             self.shard.not_ours(self)
-        if done is not None and not done.done():
-            done.set_result(True)
+        settle(done)
         self.step()
 
-    def unmarked_with(self, answer: int) -> None:
-        """The mark is gone, whatever the answer."""
-        self.busy = False
-        self.marked = False
-        if not self.queue:
-            self.shard.unwatch(self)
+    def opened_with(self, answer: int) -> None:
+        """The gate is open."""
+        self.busy = self.gate = False
+        self.failures = 0
+        if answer == _WANTED:
+            self.shard.wake_others(self)
         self.step()
 
-    def asleep(self) -> bool:
-        """Whether it waits for a wake-up; if so it counts as busy from now on, because a try is being sent."""
-        if self.busy or self.held or self.rest is not None or not self.tried or not self.queue:
-            return False
-        if not self.marked and self.refused_marks < _HOPELESS:
-            return False
+    def again(self) -> str | None:
+        if self.busy or not self.queue:
+            return None
+        if self.mode:
+            if self.mode != SHARED or self.gate or self.shut != _mode(self.queue[0]):
+                return None
+            verb = "join" if self.queue[0].shared else "close"
+        else:
+            if self.rest is not None or not self.tried or not (self.marked or self.refused_marks >= HOPELESS):
+                return None
+            verb = self._retry()
         self.busy = True
         self.woken = False
-        return True
+        return verb
 
-    def rested(self) -> None:
-        """The others have had their chance."""
-        self.rest = None
-        self.step()
-
-    def recover(self, *, held: bool, marked: bool, unlocking: bool, error: Exception | None) -> None:
-        """A statement about this key failed; this is what the server really holds. ``error`` ends who waits."""
-        self.marked = marked
+    def recover(self, found: Found, verb: str, error: Exception | None) -> None:
+        mode = EXCLUSIVE if found.exclusive else SHARED if found.shared else 0
+        self.marked = found.marked
+        self.gate = found.gate
         self.failures += 1
-        if unlocking and not held:
+        if verb.startswith("unlock") and not mode:
             self.unlocked_with(_WANTED)  # it was unlocked, and nobody may have been told
             return
         self.busy = False
-        if held and not self.held:
-            self.held = True
-            self._grant()
-        elif error is not None and not held:
+        if mode and not self.mode:
+            self._grant(mode)
+        elif error is not None and (not mode or verb in ("join", "mark_to_join", "close")):
             self.fail(error)
         self.step()
 
     def link_died(self, reason: str) -> None:
-        """Everything the server knew of us is gone."""
-        self.busy = self.held = self.marked = self.tried = False
-        if self.rest is not None:
-            self.rest.cancel()
-            self.rest = None
+        self.busy = self.marked = self.gate = False
+        self.mode = self.tried = self.shut = 0
+        self._end_rest()
         self.refused_marks = 0
-        claim, self.claim = self.claim, None
+        lost = self.claims
+        self.claim = None
+        self.readers = {}
         done, self.done = self.done, None
         self.fail(Unavailable(f"there is no connection to the server now: {reason}"), waiting_too=False)
-        if claim is not None:
-            claim.state = DONE
-            claim.lose(reason, lambda: self.shard.hold_lost(claim))
-        if done is not None and not done.done():
-            done.set_result(True)
+        for claim in lost:
+            self._lose(claim, reason)
+        settle(done)
         self.step()
-
-    def fail(self, error: Exception, *, waiting_too: bool = True) -> None:
-        """End every claim in the queue, or only those that do not want to wait."""
-        for claim in self.queue:
-            if waiting_too or not claim.wait:
-                claim.fail(error)
-        self.queue = deque(claim for claim in self.queue if claim.state == WAITING)
-        self.left = 0
 
     # the machine
 
     def step(self) -> None:
-        """Send the one statement that is due, if any."""
         shard = self.shard
         queue = self.queue
         while queue and queue[0].state != WAITING:
@@ -300,56 +257,131 @@ class KeyOwner:
             if not queue:
                 shard.retire(self)
             return
-        if self.held:
-            if self.claim is None:
+        mode = self.mode
+        if mode:
+            if self.claim is None and not self.readers:
                 self.busy = True
-                shard.unlock(self)
+                shard.ask["unlock" if mode == EXCLUSIVE else "unlock_shared"](self)
+            elif self.gate and (mode == EXCLUSIVE or not queue or queue[0].shared):
+                self._send("open")
+            elif mode == SHARED and queue and not self.gate:
+                self._step_beside_readers()
             elif self.marked and not queue:
-                self.busy = True
-                shard.unmark(self)
+                self._send("unmark")
+        elif self.gate and (not queue or queue[0].shared):
+            self._send("open")
         elif not queue:
-            self.tried = False
+            self.tried = 0
             if self.marked:
-                self.busy = True
-                shard.unmark(self)
+                self._send("unmark")
             elif self.rest is None:
                 shard.retire(self)
         elif self.rest is not None:
             return
-        elif not self.tried:
+        elif self.tried != _mode(queue[0]):
             self.busy = True
             self.woken = False
-            shard.try_(self)
-        elif not self.marked and self.refused_marks < _HOPELESS:
+            shard.ask["try_shared" if queue[0].shared else "try"](self)
+        elif not self.marked and self.refused_marks < HOPELESS:
             if shard.can_mark(self):
-                self.busy = True
-                self.woken = False
-                shard.mark(self)
+                self._send("mark_shared" if queue[0].shared else "mark_at_gate" if self.gate else "mark")
         elif self.woken:
-            self.busy = True
-            self.woken = False
-            shard.try_(self)
+            self._send(self._retry())
 
-    def _grant(self) -> None:
+    def _step_beside_readers(self) -> None:
+        first = self.queue[0]
+        if self.shut != _mode(first):
+            self._send("join" if first.shared else "close")
+        elif first.shared and not self.marked and self.refused_marks < HOPELESS:
+            if self.shard.can_mark(self):
+                self._send("mark_to_join")
+        elif self.woken:
+            self._send("join" if first.shared else "close")
+
+    def _comes_too_late(self, claim: Claim) -> bool:
+        """Whether a claim that does not wait is to be refused without asking the server."""
+        if self.claim is not None or (self.readers and not claim.shared):
+            return True
+        # whoever waits comes before it; but readers whose try is under way may take it along
+        along = self.busy and claim.shared
+        return any(other.state == WAITING and other.wait and not (along and other.shared) for other in self.queue)
+
+    def _retry(self) -> str:
+        if self.queue[0].shared:
+            return "try_shared"
+        # a second closing would have to be undone by a second opening
+        return "try" if self.gate else "retry"
+
+    def _answered(self, mode: int, answer: int) -> None:
+        self.busy = False
+        self.failures = 0
+        if answer == _YES:
+            self._grant(mode)
+            if self.claim is not None and not self.marked and not self.gate:
+                return
+        else:
+            self.tried = mode
+            self.gate = self.gate or answer == _GATE_CLOSED_BY_US
+            self._refuse(mode)
+        self.step()
+
+    def _marked(self, mode: int, answer: int) -> None:
+        self.busy = False
+        self.failures = 0
+        if answer == _BUSY_MARK:
+            # a releaser looks at this instant: try at once, then mark again; but not for ever
+            self.refused_marks += 1
+            self.tried = 0
+        else:
+            self.marked = True
+            self.refused_marks = 0
+            if answer == _YES:
+                self._grant(mode)
+            else:
+                self.tried = mode
+                self.gate = self.gate or answer == _GATE_CLOSED_BY_US
+                self._refuse(mode)
+        self.step()
+
+    def _grant(self, mode: int) -> None:
+        """The server has granted it: to the writer that is first, or to all readers before the next writer."""
+        self.mode = mode
         self.refused_marks = 0
         queue = self.queue
         while queue:
-            claim = queue.popleft()
+            claim = queue[0]
             if claim.state != WAITING:
                 self.left -= 1
+            elif mode == EXCLUSIVE:
+                if not claim.shared:
+                    queue.popleft()
+                    self.claim = claim
+                    self._tell(claim)
+                break
+            elif claim.shared:
+                self.readers[claim] = None
+                self._tell(claim)
             else:
-                claim.state = GRANTED
-                self.claim = claim
-                self.name = claim.name
-                if not claim.waiter.done():
-                    claim.waiter.set_result(True)
-                if self.shard.events.readers:
-                    self.shard.granted(claim)
-                if queue:
-                    self._refuse()  # whoever did not want to wait has lost to the one before
-                return
+                break
+            queue.popleft()
+        if self.readers:
+            done, self.done = self.done, None
+            settle(done)  # a reader gave it back while another came in: for the first it is over
+        if queue and (self.readers or self.claim is not None):
+            self._refuse(EXCLUSIVE if self.readers else SHARED)
 
-    def _refuse(self) -> None:
+    def _refuse(self, mode: int) -> None:
+        """Whoever does not want to wait, and needs what was just refused, or comes behind a waiting writer."""
+        writer_waits = False
         for claim in self.queue:
-            if not claim.wait:
+            if claim.state != WAITING:
+                continue
+            if not claim.wait and (mode == SHARED or not claim.shared or writer_waits):
                 claim.refuse()
+                self.left += 1
+            elif claim.wait and not claim.shared:
+                writer_waits = True
+
+
+def _mode(claim: Claim) -> int:
+    return SHARED if claim.shared else EXCLUSIVE

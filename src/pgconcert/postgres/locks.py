@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from time import monotonic as _now
 from typing import Final, cast
 
@@ -22,10 +24,12 @@ from .keyowner import KeyOwner
 from .link import Link, Rows
 from .listener import Listener
 from .lockshard import SHARD_SIZE, LockShard
-from .locktable import halves
+from .locktable import halves, numbered_halves, plain_name, read_row
 from .messages import Publisher
+from .owner import Owner, settle
 from .probe import Proof
-from .statements import HOLDER, LOCKS_ON_SERVER
+from .slotowner import SlotOwner
+from .statements import HOLDERS, LOCKS_ON_SERVER, SLOT_HOLDERS
 from .waiting import Waiting
 
 __all__ = ["PostgresLocker"]
@@ -36,6 +40,27 @@ _SERVER_SHARE: Final = 0.75
 _OUR_SHARE: Final = 0.5
 
 
+class _LastOf:
+    """Several waiters in one: the real one is told with the last."""
+
+    __slots__ = ("_left", "_waiter")
+
+    def __init__(self, count: int, waiter: Waiter) -> None:
+        self._left = count
+        self._waiter = waiter
+
+    def done(self) -> bool:
+        return self._waiter.done()
+
+    def set_result(self, result: bool, /) -> None:
+        self._left -= 1
+        if not self._left:
+            settle(self._waiter)
+
+    def set_exception(self, exception: Exception, /) -> None:
+        self._waiter.set_exception(exception)
+
+
 class PostgresLocker:
     """The port ``Locker`` over advisory locks."""
 
@@ -44,7 +69,7 @@ class PostgresLocker:
         self._loop = context.loop
         self._events = context.events
         self._wanted_budget = max_locks
-        self._owners: dict[int, KeyOwner] = {}
+        self._owners: dict[int, Owner] = {}
         self._server_room: int | None = None
         self._asking: dict[int, list[Describer]] = {}
         self._closed = False
@@ -69,12 +94,22 @@ class PostgresLocker:
                 claim.fail(self._over_budget(budget))
                 return
             shard = self._shard_with_room()
-            owner = self._owners[value] = shard.owners[value] = KeyOwner(shard, value)
+            permits = claim.key.permits
+            owner = SlotOwner(shard, value, permits) if permits else KeyOwner(shard, value)
+            self._owners[value] = shard.owners[value] = owner
         if not claim.wait and (trouble := _shard(owner).keeper.trouble) is not None:
             claim.fail(Unavailable(f"there is no connection to the server now: {trouble}"))
             owner.step()
             return
         owner.acquire(claim)
+
+    def acquire_all(self, claims: Sequence[Claim]) -> None:
+        """Hand in several claims, which leave in one statement for each link."""
+        with ExitStack() as stack:
+            for shard in self.shards:
+                stack.enter_context(shard.together())
+            for claim in claims:
+                self.acquire(claim)
 
     def withdraw(self, claim: Claim) -> None:
         """Take a claim back."""
@@ -88,8 +123,20 @@ class PostgresLocker:
         owner = self._owners.get(claim.key.value)
         if owner is not None:
             owner.release(claim, waiter)
-        elif waiter is not None and not waiter.done():
-            waiter.set_result(True)
+        else:
+            settle(waiter)
+
+    def release_all(self, claims: Sequence[Grant], waiter: Waiter | None) -> None:
+        """Release several granted claims, in one statement for each link."""
+        if not claims:
+            settle(waiter)
+            return
+        told = None if waiter is None else _LastOf(len(claims), waiter)
+        with ExitStack() as stack:
+            for shard in self.shards:
+                stack.enter_context(shard.together())
+            for claim in claims:
+                self.release(claim, told)
 
     def drop(self, claim: Grant) -> None:
         """Release a claim whose hold was thrown away. Finalisers run in any thread."""
@@ -97,20 +144,23 @@ class PostgresLocker:
             self._loop.call_soon_threadsafe(self._drop, claim)
 
     def _drop(self, claim: Grant) -> None:
+        assert isinstance(claim, Claim)
         self.release(claim, None)
-        self._events.emit(HoldDropped(key=claim.name))
+        self._events.emit(HoldDropped(key=claim.key.name))
 
     def describe(self, key: LockKey, waiter: Describer) -> None:
         """Ask who holds a key."""
         shard = next((shard for shard in self.shards if shard.keeper.link is not None), None)
         link = shard.keeper.link if shard is not None else None
         if shard is None or link is None:
-            waiter.set_result(None)
+            waiter.set_result(())
             return
         owner = self._owners.get(key.value)
-        if owner is not None and owner.claim is not None:
+        if owner is not None and not key.permits and owner.claims:
+            claim = owner.claims[0]
             carrier = _shard(owner).keeper
-            waiter.set_result(Holder(carrier.link.pid if carrier.link else 0, _plain(carrier.application)))
+            pid = carrier.link.pid if carrier.link else 0
+            waiter.set_result((Holder(pid, plain_name(carrier.application), claim.shared),))
             return
         asking = self._asking.get(key.value)
         if asking is not None:
@@ -119,18 +169,22 @@ class PostgresLocker:
         self._asking[key.value] = [waiter]
 
         def answered(rows: Rows, error: Exception | None) -> None:
-            holder = _holder(rows[0]) if rows else None
+            found = [read_row(row) for row in rows]
+            holders = tuple(Holder(row.pid, plain_name(row.application), row.shared) for row in found)
             for asker in self._asking.pop(key.value, ()):
                 # an error is no answer, and whoever asked has a limit: "nobody" would be false
                 if error is None and not asker.done():
-                    asker.set_result(holder)
+                    asker.set_result(holders)
 
-        link.send(HOLDER, (shard.database, *halves(key.value)), answered)
+        if key.permits:
+            link.send(SLOT_HOLDERS, (shard.database, *numbered_halves(key.value)), answered)
+        else:
+            link.send(HOLDERS, (shard.database, *halves(key.value)), answered)
 
     @property
     def held(self) -> int:
         """How many locks are held now."""
-        return sum(owner.claim is not None for owner in [*self._owners.values()])
+        return sum(len(owner.claims) for owner in [*self._owners.values()])
 
     @property
     def waited_for(self) -> int:
@@ -142,12 +196,10 @@ class PostgresLocker:
         self._closed = True
         for owner in [*self._owners.values()]:
             owner.fail(CoordinatorClosed("the coordinator was closed while this lock was waited for"))
-            claim = owner.claim
-            if claim is not None:
+            for claim in owner.claims:
                 claim.lose("the coordinator was closed", functools.partial(self.hold_lost, claim))
                 owner.release(claim, None)
-            else:
-                owner.step()
+            owner.hurry()
         if self._owners and any(shard.up for shard in self.shards):
             self._all_gone = self._loop.create_future()
             await asyncio.wait([self._all_gone], timeout=_FAREWELL)
@@ -165,12 +217,16 @@ class PostgresLocker:
         """In a forked child: nothing is ours any more."""
         self._closed = True
         for owner in self._owners.values():
-            if owner.claim is not None:
-                owner.claim.reason = "forked"
+            for claim in owner.claims:
+                claim.reason = "forked"
 
     # what shards and owners tell us
 
-    def retire(self, owner: KeyOwner) -> None:
+    def later(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call it then; soon, if everything is being closed."""
+        return self._loop.call_later(0 if self._closed else seconds, call)
+
+    def retire(self, owner: Owner) -> None:
         """Nobody wants this key any more."""
         shard = _shard(owner)
         if shard.owners.get(owner.value) is not owner:
@@ -188,18 +244,18 @@ class PostgresLocker:
     def granted(self, claim: Claim) -> None:
         """A claim was granted."""
         if self._events.wants(LockAcquired):
-            self._events.emit(LockAcquired(key=claim.name, waited=_now() - claim.since))
+            self._events.emit(LockAcquired(key=claim.key.name, waited=_now() - claim.since))
 
-    def released(self, owner: KeyOwner, wanted: bool) -> None:
+    def released(self, owner: Owner, wanted: bool) -> None:
         """A lock was given back."""
         if self._events.wants(LockReleased):
             self._events.emit(LockReleased(key=owner.name, wanted=wanted))
 
     def hold_lost(self, claim: Claim) -> None:
         """A hold was lost."""
-        self._events.emit(HoldBroken(key=claim.name, reason=claim.reason or ""))
+        self._events.emit(HoldBroken(key=claim.key.name, reason=claim.reason or ""))
 
-    def not_ours(self, owner: KeyOwner) -> None:
+    def not_ours(self, owner: Owner) -> None:
         """The server did not know the lock that we released."""
         link = _shard(owner).keeper.link
         self._events.emit(ReleaseRefused(key=owner.name, server_pid=link.pid if link else 0))
@@ -238,7 +294,7 @@ class PostgresLocker:
     # the budget
 
     def _in_use(self) -> int:
-        return sum(owner.claim is not None or bool(owner.queue) for owner in self._owners.values())
+        return sum(len(owner.claims) + bool(owner.queue) for owner in self._owners.values())
 
     def _over_budget(self, budget: int) -> LockBudgetExceeded:
         return LockBudgetExceeded(
@@ -258,7 +314,7 @@ class PostgresLocker:
         shard.keeper.want()
         return shard
 
-    def _started(self) -> list[KeyOwner]:
+    def _started(self) -> list[Owner]:
         return [owner for shard in self.shards if shard.up for owner in shard.owners.values()]
 
     def _check_room(self, shard: LockShard, counted: int, rows: Rows, error: Exception | None) -> None:
@@ -290,14 +346,5 @@ class PostgresLocker:
             shard.keeper.unwant()
 
 
-def _holder(row: tuple[bytes | None, ...]) -> Holder:
-    application = (row[1] or b"").decode(errors="replace")
-    return Holder(int(row[0] or 0), _plain(application))
-
-
-def _plain(application: str) -> str:
-    return application.removesuffix(" pgconcert-lock")
-
-
-def _shard(owner: KeyOwner) -> LockShard:
+def _shard(owner: Owner) -> LockShard:
     return cast(LockShard, owner.shard)

@@ -10,30 +10,22 @@ everything else. If the server cannot even be asked, the link is closed, and the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, Protocol
 
-from ..backend import Claim
+from ..backend import Claim, Holder
 from ..errors import LinkLost, LockBudgetExceeded, PgconcertError, StatementFailed
 from ..events import BatchReconciled
-from ..keys import interest_pair
+from ..keys import numbered_pair
 from .groupcommit import Group, Turns, Verb
 from .keeper import Context, Keeper
-from .keyowner import KeyOwner
-from .link import Link, Notification, Rows, Statement
-from .locktable import read_row
+from .link import Link, Notification, Rows
+from .locktable import Ours, numbered_halves, plain_name, read_row
+from .owner import Owner, Timer
 from .probe import Proof
-from .statements import (
-    HELD_BY_US,
-    MARK,
-    MARK_MANY,
-    TRY,
-    TRY_MANY,
-    UNLOCK,
-    UNLOCK_MANY,
-    UNMARK,
-    UNMARK_MANY,
-)
+from .statements import AGREED, HELD_BY_US
+from .verbs import VERBS, OwnerVerb
 from .waiting import Waiting
 
 __all__ = ["SHARD_SIZE", "LockShard"]
@@ -42,7 +34,6 @@ SHARD_SIZE: Final = 1000
 """How many active keys one link carries."""
 
 _MOST: Final = 1024
-_BRACE: Final = ord("{")
 _GIVE_UP_AFTER: Final = 3
 _OUT_OF_MEMORY: Final = ("53200", "53000")
 _TRANSIENT: Final = ("57014", "55P03", "40001", "40P01")
@@ -54,10 +45,11 @@ class ShardsLocker(Protocol):
     context: Context
     waiting: Waiting
 
-    def retire(self, owner: KeyOwner) -> None: ...
-    def not_ours(self, owner: KeyOwner) -> None: ...
+    def later(self, seconds: float, call: Callable[[], None]) -> Timer: ...
+    def retire(self, owner: Owner) -> None: ...
+    def not_ours(self, owner: Owner) -> None: ...
     def granted(self, claim: Claim) -> None: ...
-    def released(self, owner: KeyOwner, wanted: bool) -> None: ...
+    def released(self, owner: Owner, wanted: bool) -> None: ...
     def hold_lost(self, claim: Claim) -> None: ...
     def shard_up(self, shard: LockShard, link: Link, proof: Proof) -> None: ...
     def connect_failed(self, shard: LockShard, error: PgconcertError) -> None: ...
@@ -69,16 +61,13 @@ class LockShard:
     def __init__(self, locker: ShardsLocker) -> None:
         self._locker = locker
         self._context = locker.context
-        self.owners: dict[int, KeyOwner] = {}
+        self.owners: dict[int, Owner] = {}
         self.up = False
         self.database = b""
         """The oid of our database, to find its locks among those of the server."""
         self.emptied: asyncio.TimerHandle | None = None
         """The timer that closes a shard which carries nothing."""
-        self._try = self._verb("try", TRY, TRY_MANY, KeyOwner.tried_with)
-        self._mark = self._verb("mark", MARK, MARK_MANY, KeyOwner.marked_with)
-        self._unlock = self._verb("unlock", UNLOCK, UNLOCK_MANY, KeyOwner.unlocked_with)
-        self._unmark = self._verb("unmark", UNMARK, UNMARK_MANY, KeyOwner.unmarked_with)
+        self._verbs = {name: self._verb(name, verb) for name, verb in VERBS.items()}
         self.keeper = Keeper(self._context, "lock", self)
         # what owners ask of us is done by the locker and its room for waiting
         self.events = locker.context.events
@@ -91,22 +80,19 @@ class LockShard:
         self.watch = locker.waiting.watch
         self.unwatch = locker.waiting.unwatch
         self.wake_others = locker.waiting.wake_others
-        self._tries: Group[KeyOwner]
-        self.try_: Callable[[KeyOwner], None]
-        self.mark: Callable[[KeyOwner], None]
-        self.unlock: Callable[[KeyOwner], None]
-        self.unmark: Callable[[KeyOwner], None]
+        self.later = locker.later
+        self.turns: Turns | None = None
+        self.ask: Mapping[str, Callable[[Any], None]] = {}
+        self._groups: dict[str, Group[Any]] = {}
 
-    def _verb(
-        self, name: str, one: Statement, many: Statement, tell: Callable[[KeyOwner, int], None]
-    ) -> Verb[KeyOwner]:
+    def _verb(self, name: str, verb: OwnerVerb) -> Verb[Any]:
         return Verb(
             name,
-            one=one,
-            parameters_one=_key,
-            many=many,
-            parameters_many=_keys,
-            answered=_hand_on(tell),
+            one=verb.one,
+            parameters_one=verb.one_parameters,
+            many=verb.many,
+            parameters_many=verb.many_parameters,
+            answered=verb.answered,
             failed=lambda batch, error: self._reconcile(name, batch, error),
             fit=_fit,
         )
@@ -115,12 +101,9 @@ class LockShard:
 
     def link_up(self, link: Link, proof: Proof) -> None:
         """A fresh session, which holds nothing. Nothing is asked before the locker says ``start``."""
-        turns = Turns(link, self._context.loop)
-        self.unlock = turns.group(self._unlock).ask
-        self._tries = turns.group(self._try)
-        self.try_ = self._tries.ask
-        self.mark = turns.group(self._mark).ask
-        self.unmark = turns.group(self._unmark).ask
+        self.turns = turns = Turns(link, self._context.loop)
+        self._groups = {name: turns.group(verb) for name, verb in self._verbs.items()}
+        self.ask = {name: group.ask for name, group in self._groups.items()}
         self.database = proof.database
         self._locker.shard_up(self, link, proof)
 
@@ -143,15 +126,48 @@ class LockShard:
     def notified(self, notification: Notification) -> None:
         """This link listens to nothing."""
 
-    def recheck(self, owners: Sequence[KeyOwner]) -> None:
-        """Try the keys of sleeping owners again, in one statement."""
-        asleep = [owner for owner in owners if owner.asleep()]
-        if self.up and asleep:
-            self._tries.ask_all(asleep)
+    def together(self) -> AbstractContextManager[None]:
+        """What is asked inside leaves together."""
+        return self.turns.together() if self.turns is not None and self.up else nullcontext()
+
+    def recheck(self, owners: Sequence[Owner]) -> None:
+        """Try the keys of sleeping owners again, with one statement for each verb."""
+        if not self.up:
+            return
+        asleep: dict[str, list[Owner]] = {}
+        for owner in owners:
+            verb = owner.again()
+            if verb is not None:
+                asleep.setdefault(verb, []).append(owner)
+        for verb, batch in asleep.items():
+            self._groups[verb].ask_all(batch)
+
+    def look_who_agrees(self, owner: Owner, tell: Callable[[Sequence[tuple[str, int]]], None]) -> None:
+        """Ask who else holds an agreement about a semaphore."""
+        link = self.keeper.link
+        if link is None or link.dead is not None:
+            return
+
+        def answered(rows: Rows, error: Exception | None) -> None:
+            if isinstance(error, LinkLost):
+                return
+            if error is not None:
+                self._reconcile("agree", [owner], error)
+                return
+            found = [read_row(row) for row in rows]
+            tell(
+                [
+                    (str(Holder(row.pid, plain_name(row.application))), numbered_pair(row.pair)[1])
+                    for row in found
+                    if row.pair is not None and row.pid != link.pid
+                ]
+            )
+
+        link.send(AGREED, (self.database, *numbered_halves(owner.value)), answered)
 
     # after a failure
 
-    def _reconcile(self, verb: str, batch: Sequence[KeyOwner], error: Exception) -> None:
+    def _reconcile(self, verb: str, batch: Sequence[Owner], error: Exception) -> None:
         link = self.keeper.link
         if link is None or link.dead is not None:
             return
@@ -164,43 +180,24 @@ class LockShard:
                     owner.fail(_told(error) or error)
                 link.close(f"{verb} failed ({error}), and what is held could not be read: {failure}")
                 return
-            known = [read_row(row) for row in rows]
-            keys = {row.key for row in known}
-            pairs = {row.pair for row in known}
+            ours = Ours([read_row(row) for row in rows])
             told = _told(error)
+            found = [ours.of(owner.value) for owner in batch]
             self._context.events.emit(
                 BatchReconciled(
                     verb=verb,
                     keys=len(batch),
-                    held=sum(owner.value in keys for owner in batch),
+                    held=sum(one.exclusive or one.shared or bool(one.slots) for one in found),
                     error=str(error),
                 )
             )
             if any(owner.failures >= _GIVE_UP_AFTER for owner in batch):
                 link.close(f"{verb} failed {_GIVE_UP_AFTER} times: {error}")
                 return
-            for owner in batch:
-                owner.recover(
-                    held=owner.value in keys,
-                    marked=interest_pair(owner.value) in pairs,
-                    unlocking=verb == "unlock",
-                    error=told,
-                )
+            for owner, one in zip(batch, found, strict=True):
+                owner.recover(one, verb, told)
 
         link.send(HELD_BY_US, (), answered)
-
-
-def _hand_on(tell: Callable[[KeyOwner, int], None]) -> Callable[[Sequence[KeyOwner], Rows], None]:
-    def answered(batch: Sequence[KeyOwner], rows: Rows) -> None:
-        text = rows[0][0]
-        assert text is not None
-        if len(batch) == 1 and text[0] != _BRACE:
-            tell(batch[0], text[0])
-            return
-        for owner, answer in zip(batch, text[1::2], strict=True):
-            tell(owner, answer)
-
-    return answered
 
 
 def _told(error: Exception) -> Exception | None:
@@ -216,13 +213,5 @@ def _told(error: Exception) -> Exception | None:
     return error
 
 
-def _fit(queue: Sequence[KeyOwner]) -> int:
+def _fit(queue: Sequence[Owner]) -> int:
     return _MOST
-
-
-def _key(owner: KeyOwner) -> tuple[bytes]:
-    return (owner.raw,)
-
-
-def _keys(batch: Sequence[KeyOwner]) -> tuple[bytes]:
-    return (b"{" + b",".join([owner.raw for owner in batch]) + b"}",)

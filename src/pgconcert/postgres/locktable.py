@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-__all__ = ["LockRow", "halves", "read_row"]
+from ..keys import gate_pair, interest_pair, numbered_pair
+from .owner import Found
+
+__all__ = ["LockRow", "Ours", "halves", "numbered_halves", "plain_name", "read_row"]
+
+_KEYS: Final = range(-(2**63), 2**63)
+_FIFTY_BITS: Final = 2**50 - 1
 
 
 class LockRow(NamedTuple):
@@ -15,22 +21,70 @@ class LockRow(NamedTuple):
     pair: tuple[int, int] | None
     pid: int = 0
     application: str = ""
+    shared: bool = False
 
 
 def read_row(row: Sequence[bytes | None]) -> LockRow:
-    """Read (classid, objid, objsubid) and, if they follow, (pid, application_name)."""
+    """Read (classid, objid, objsubid) and, as far as they follow, (pid, application_name, mode)."""
     high, low = int(row[0] or 0), int(row[1] or 0)
     pid = int(row[3] or 0) if len(row) > 3 else 0
     application = (row[4] or b"").decode(errors="replace") if len(row) > 4 else ""
+    shared = len(row) > 5 and row[5] == b"ShareLock"
     if row[2] == b"1":
-        return LockRow(_signed((high << 32) | low, 64), None, pid, application)
-    return LockRow(None, (_signed(high, 32), _signed(low, 32)), pid, application)
+        return LockRow(_signed((high << 32) | low, 64), None, pid, application, shared)
+    return LockRow(None, (_signed(high, 32), _signed(low, 32)), pid, application, shared)
+
+
+class Ours:
+    """What one session has, by key."""
+
+    def __init__(self, rows: Sequence[LockRow]) -> None:
+        self._keys = {row.key: row for row in rows if row.key is not None}
+        self._pairs = {row.pair for row in rows if row.pair is not None}
+        self._numbered: dict[tuple[int, int], set[int]] = {}
+        for pair in self._pairs:
+            kind, number, bits = numbered_pair(pair)
+            self._numbered.setdefault((kind, bits), set()).add(number)
+
+    def of(self, key: int) -> Found:
+        """All that concerns this key. A key beyond the server's range is a semaphore's."""
+        row = self._keys.get(key)
+        bits = key & _FIFTY_BITS
+        agreed = self._numbered.get((4, bits), ()) if key not in _KEYS else ()
+        return Found(
+            exclusive=row is not None and not row.shared,
+            shared=row is not None and row.shared,
+            marked=interest_pair(key) in self._pairs,
+            gate=gate_pair(key) in self._pairs,
+            slots=frozenset(self._numbered.get((3, bits), ()) if key not in _KEYS else ()),
+            agreed=max(agreed, default=0),
+        )
+
+
+def is_of(row: LockRow, key: int) -> bool:
+    """Whether this is the lock of a key, or a slot of a semaphore."""
+    if key in _KEYS:
+        return row.key == key
+    if row.pair is None:
+        return False
+    kind, _, bits = numbered_pair(row.pair)
+    return kind == 3 and bits == key & _FIFTY_BITS
+
+
+def plain_name(application: str) -> str:
+    """The name that somebody gave to a coordinator, from the name of one of its lock sessions."""
+    return application.removesuffix(" pgconcert-lock")
 
 
 def halves(key: int) -> tuple[bytes, bytes]:
     """(classid, objid) of a key, as parameters of a statement."""
     unsigned = key & 0xFFFFFFFFFFFFFFFF
     return b"%d" % (unsigned >> 32), b"%d" % (unsigned & 0xFFFFFFFF)
+
+
+def numbered_halves(key: int) -> tuple[bytes, bytes]:
+    """What the pairs of slots and agreements have of a semaphore's key: eighteen bits of classid, and objid."""
+    return b"%d" % ((key >> 32) & 0x3FFFF), b"%d" % (key & 0xFFFFFFFF)
 
 
 def _signed(value: int, bits: int) -> int:

@@ -23,11 +23,11 @@ from ..backend import Claim, Holder
 from ..events import StillWaiting, WakeFailed
 from ..keys import wake_bucket
 from .keeper import Context, Keeper
-from .keyowner import KeyOwner, OwnersShard
 from .link import Notification, Rows
 from .listener import Listener, Registration
-from .locktable import LockRow, read_row
+from .locktable import LockRow, is_of, plain_name, read_row
 from .messages import Publisher
+from .owner import Owner, OwnersShard
 from .statements import ALL_LOCKS
 from .waitgraph import find_cycle, process_name
 
@@ -46,7 +46,7 @@ class _Bucket:
     __slots__ = ("owners", "patience", "registration", "unheard")
 
     def __init__(self) -> None:
-        self.owners: set[KeyOwner] = set()
+        self.owners: set[Owner] = set()
         self.registration: Registration | None = None
         self.patience: asyncio.TimerHandle | None = None
         self.unheard = False
@@ -58,7 +58,7 @@ class WaitingShard(OwnersShard, Protocol):
     keeper: Keeper
     database: bytes
 
-    def recheck(self, owners: Sequence[KeyOwner]) -> None: ...
+    def recheck(self, owners: Sequence[Owner]) -> None: ...
 
 
 class Waiting:
@@ -69,7 +69,7 @@ class Waiting:
         context: Context,
         listener: Listener,
         publisher: Publisher,
-        owners: Mapping[int, KeyOwner],
+        owners: Mapping[int, Owner],
         shards: Sequence[WaitingShard],
     ) -> None:
         self._context = context
@@ -80,7 +80,7 @@ class Waiting:
         self._owners = owners
         self._shards = shards
         self._buckets: dict[int, _Bucket] = {}
-        self.watching: dict[KeyOwner, tuple[Claim | None, float]] = {}
+        self.watching: dict[Owner, tuple[Claim | None, float]] = {}
         """The keys that are waited for, with the claim last reported as waiting long and when to report it again."""
         self._asking = False
         self._recheck: asyncio.TimerHandle | None = None
@@ -94,7 +94,7 @@ class Waiting:
         if self._recheck is not None:
             self._recheck.cancel()
 
-    def wake_others(self, owner: KeyOwner) -> None:
+    def wake_others(self, owner: Owner) -> None:
         """Publish that a key is free, and let its owner rest until the others have had their chance."""
         self._let_rest(owner, _REST_MOST)
 
@@ -107,12 +107,12 @@ class Waiting:
 
         self._publisher.publish(_channel(wake_bucket(owner.value)), str(owner.value), told)
 
-    def _let_rest(self, owner: KeyOwner, seconds: float) -> None:
+    def _let_rest(self, owner: Owner, seconds: float) -> None:
         if owner.rest is not None:
             owner.rest.cancel()
         owner.rest = self._loop.call_later(seconds, owner.rested)
 
-    def can_mark(self, owner: KeyOwner) -> bool:
+    def can_mark(self, owner: Owner) -> bool:
         """Whether the wake channel of a key is heard. If not yet, its owner is stepped when it is, or is given up."""
         number = wake_bucket(owner.value)
         bucket = self._buckets.get(number)
@@ -131,13 +131,13 @@ class Waiting:
             bucket.patience = self._loop.call_later(_PATIENCE_FOR_LISTEN, self._give_up_listening, bucket)
         return False
 
-    def watch(self, owner: KeyOwner) -> None:
+    def watch(self, owner: Owner) -> None:
         """Somebody waits for this key: look again from time to time, and report long waits."""
         self.watching.setdefault(owner, (None, 0.0))
         if self._recheck is None:
             self._schedule_recheck()
 
-    def unwatch(self, owner: KeyOwner) -> None:
+    def unwatch(self, owner: Owner) -> None:
         """Nobody waits for this key any more."""
         self.watching.pop(owner, None)
         if not owner.watching:
@@ -180,7 +180,7 @@ class Waiting:
             owner = self._owners.get(int(notification.payload))
         except ValueError:
             return
-        if owner is None or owner.held or not owner.queue:
+        if owner is None or not owner.queue:
             return
         owner.wake()
 
@@ -198,7 +198,7 @@ class Waiting:
             if shard.up:
                 shard.recheck([owner for owner in self.watching if owner.shard is shard])
         now = _now()
-        overdue: list[tuple[KeyOwner, Claim]] = []
+        overdue: list[tuple[Owner, Claim]] = []
         for owner, (known, limit) in self.watching.items():
             first = owner.queue[0] if owner.queue else None
             if first is not None and now - first.since >= (limit if first is known else _STILL_WAITING):
@@ -208,14 +208,14 @@ class Waiting:
                 self.watching[owner] = (first, now - first.since + _STILL_WAITING)
             self._report(overdue, now)
 
-    def _report(self, overdue: Sequence[tuple[KeyOwner, Claim]], now: float) -> None:
+    def _report(self, overdue: Sequence[tuple[Owner, Claim]], now: float) -> None:
         """One question for all of them: listing locks costs the server and us more than a try does."""
-        name = self._context.application_name("lock", None).removesuffix(" pgconcert-lock")
-        elsewhere: list[tuple[KeyOwner, Claim]] = []
+        name = plain_name(self._context.application_name("lock", None))
+        elsewhere: list[tuple[Owner, Claim]] = []
         for owner, claim in overdue:
-            if owner.held:
+            if owner.ours_alone:
                 self._events.emit(
-                    StillWaiting(key=claim.name, waited=now - claim.since, holder=f"{name}, in this process")
+                    StillWaiting(key=claim.key.name, waited=now - claim.since, holder=f"{name}, in this process")
                 )
             else:
                 elsewhere.append((owner, claim))
@@ -232,12 +232,11 @@ class Waiting:
             locks = [read_row(row) for row in rows]
             ours = next((row for row in locks if row.pid == link.pid), None)
             cycle = find_cycle(locks, process_name(ours.application, ours.pid)) if ours is not None else ()
-            holders = {row.key: row for row in locks}
             for owner, claim in elsewhere:
-                holder = holders.get(owner.value)
+                holder = next((row for row in locks if is_of(row, owner.value)), None)
                 self._events.emit(
                     StillWaiting(
-                        key=claim.name,
+                        key=claim.key.name,
                         waited=now - claim.since,
                         holder=str(_named(holder)) if holder is not None else None,
                         cycle=cycle,
@@ -252,4 +251,4 @@ def _channel(bucket: int) -> str:
 
 
 def _named(row: LockRow) -> Holder:
-    return Holder(row.pid, row.application.removesuffix(" pgconcert-lock"))
+    return Holder(row.pid, plain_name(row.application), row.shared)

@@ -1,0 +1,156 @@
+"""What the coordinators of both worlds have in common: their settings, their keys, whether they may be used now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Final, Generic, Literal, TypeGuard, TypeVar
+
+from .acquiring import check_timeout
+from .backend import Backend, Capability, Health, Options
+from .backends import backend_for
+from .conninfo import Address
+from .errors import ConfigurationError, CoordinatorClosed
+from .events import EventStream
+from .keys import KeySpace, LockKey
+from .locksets import in_order
+
+__all__ = ["Composition"]
+
+R = TypeVar("R")
+
+_DAY: Final = 86400
+
+_forks = 0
+"""How many forks lie between this process and the one that imported us: cheaper to compare than ``os.getpid()``."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+class Composition(Generic[R]):
+    """A coordinator without its verbs. ``R`` is the register that its locks share; there is one while it is open."""
+
+    _open_it = "use it as 'async with', or await open() first"
+
+    def __init__(
+        self,
+        address: Address | None,
+        *,
+        direct_url: Address | None,
+        namespace: str,
+        name: str | None,
+        network_timeout: float,
+        connect_timeout: float,
+        max_locks: int | None,
+        backend: Backend | None,
+    ) -> None:
+        self._keys = KeySpace(namespace)
+        for what, seconds, least in (
+            ("network_timeout", network_timeout, 0.2),
+            ("connect_timeout", connect_timeout, 0.01),
+        ):
+            if not _is_number(seconds) or not least <= seconds <= _DAY:
+                raise ConfigurationError(f"{what} must be {least} to {_DAY} seconds, not {seconds!r}")
+        if max_locks is not None and (type(max_locks) is not int or max_locks < 1):
+            raise ConfigurationError(f"max_locks must be a whole number of at least 1, or None, not {max_locks!r}")
+        called: object = name
+        if called is not None and (not isinstance(called, str) or not called or "\0" in called):
+            raise ConfigurationError(f"name must be a text without NUL, or None, not {called!r:.100}")
+        self.events = EventStream()
+        """The stream of everything that happens; see ``pgconcert.events``."""
+        if backend is None:
+            options = Options(
+                direct_url=direct_url,
+                name=name,
+                network_timeout=network_timeout,
+                connect_timeout=connect_timeout,
+                max_locks=max_locks,
+            )
+            backend = backend_for(address, options)
+        elif address is not None or direct_url is not None:
+            raise ConfigurationError("a backend= was given, so no address is used: leave address and direct_url out")
+        self._given = backend
+        self._backend = backend
+        self._capabilities = backend.capabilities
+        self._register: R | None = None
+        self._forks = _forks
+        self._state: Literal["new", "opening", "open", "closed"] = "new"
+
+    @property
+    def backend(self) -> Backend:
+        """The backend behind it: for tests that break it, and for tools. Its ports belong to this coordinator."""
+        return self._given
+
+    def health(self) -> Health:
+        """How the links and locks are now. Sends nothing."""
+        self._open_register()
+        return self._backend.health()
+
+    def _begin_to_open(self) -> None:
+        if self._state != "new":
+            was = "opened before fork() by the parent" if self._register and self._inherited else self._state
+            raise CoordinatorClosed(f"this coordinator is {was}, and can be opened once: make another")
+        self._state = "opening"
+
+    def _opened(self, register: R) -> None:
+        self._forks = _forks
+        self._register = register
+        self._state = "open"
+
+    @property
+    def _inherited(self) -> bool:
+        return self._forks != _forks
+
+    def _lock_key(self, key: int | str) -> LockKey:
+        return self._keys.key(key)
+
+    def _lock_keys(self, keys: Iterable[int | str]) -> list[LockKey]:
+        return in_order(keys, self._keys.key)
+
+    def _checked(self, needed: Capability | None) -> R:
+        """The register, if it is open and its backend can do what is needed."""
+        if needed is not None and needed not in self._capabilities:
+            what = "shared locks" if needed == "shared" else needed
+            raise ConfigurationError(f"the backend {type(self._given).__name__} has no {what}")
+        register = self._register
+        if register is None or self._forks != _forks:
+            register = self._open_register()
+        return register
+
+    def _open_register(self) -> R:
+        register = self._register
+        if register is None:
+            raise CoordinatorClosed(
+                "this coordinator is closed"
+                if self._state == "closed"
+                else f"this coordinator is not open yet: {self._open_it}"
+            )
+        if self._inherited:
+            raise CoordinatorClosed(
+                "this coordinator was opened before fork() and belongs to the parent; open a new one in the child"
+            )
+        return register
+
+    def _describe_links(self) -> str:
+        links = [link for link in self._backend.health().links if link.role == "lock"]
+        if not links or any(link.state == "ready" for link in links):
+            return ""
+        return f"there is no connection to the server: {links[0].last_error or links[0].state}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._state}>"
+
+
+def seconds(timeout: float | None) -> float | None:
+    """Check a ``timeout``."""
+    return None if timeout is None else check_timeout(timeout)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
