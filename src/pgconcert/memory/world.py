@@ -1,0 +1,173 @@
+"""A world: what the coordinators of one ``memory://name`` share, from whatever thread and event loop.
+
+Theory. Nobody ever waits for the world, so that a finaliser, which may run in the middle of anything, can speak to it
+like everybody else. Whoever has something to say hands in a *message* and then tries for the world's one lock. Who gets
+it carries out all messages that lie there, in their order; who does not get it goes away, because the one who has it
+looks again after letting it go. Messages change the table and write letters (``mailbox.py``), which are delivered when
+the lock is free again: no code of anybody else ever runs under it.
+
+A world is found by its name and lives as long as a backend (or a test) has it. A child made by ``fork`` finds its
+worlds empty: what was in them belongs to the parent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Final, Protocol
+
+from ..backend import WAITING, Holder
+from ..clock import Clock, RealClock
+from ..errors import ConfigurationError
+from .mailbox import Mailbox
+from .table import Ask, Seat, Table, Verdict
+
+__all__ = ["Member", "World"]
+
+_FORBIDDEN: Final = frozenset("?#@ \t\r\n\0")
+
+
+class Member(Protocol):
+    """A coordinator in a world."""
+
+    def forked(self) -> None:
+        """In a forked child: nothing is ours any more."""
+
+
+class World:
+    """The shared world of one name. Get it with ``World.named``; keep it, and the name keeps its clock."""
+
+    _worlds: Final[weakref.WeakValueDictionary[str, World]] = weakref.WeakValueDictionary()
+    _finding = threading.Lock()
+    _pids: Final = itertools.count(1)
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self.name: Final = name
+        self.clock: Final = clock
+        self._begin()
+
+    def _begin(self) -> None:
+        self.table = Table(str(self))
+        self.members: set[Member] = set()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._busy = threading.Lock()
+        self._told: dict[Seat, None] = {}
+
+    @classmethod
+    def named(cls, name: str, *, clock: Clock | None = None) -> World:
+        """The world of this name in this process; made with ``clock``, if there is none yet.
+
+        Raises ``ConfigurationError`` for a name that is empty or no name, and for a clock that is not the world's.
+        """
+        if not name or not _FORBIDDEN.isdisjoint(name):
+            raise ConfigurationError(
+                f"memory:// needs the name of a world without blanks and parameters, such as memory://test, not "
+                f"{name!r:.100}; coordinators that give one name share it"
+            )
+        with cls._finding:
+            world = cls._worlds.get(name)
+            if world is None:
+                world = cls._worlds[name] = cls(name, clock or RealClock())
+        world.check(clock)
+        return world
+
+    def check(self, clock: Clock | None) -> None:
+        """Raise ``ConfigurationError`` for a clock that is not this world's."""
+        if clock is not None and self.clock is not clock:
+            raise ConfigurationError(f"{self} exists already with another clock; whoever comes first decides on it")
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody has anything here, nor waits for it. Safe from any thread."""
+        return self.table.empty
+
+    def send(self, message: Callable[[], None]) -> None:
+        """Have a message carried out, now or by whoever is at it. Never waits."""
+        self._inbox.append(message)
+        while self._inbox:
+            if not self._busy.acquire(blocking=False):
+                return
+            try:
+                while self._inbox:
+                    self._inbox.popleft()()
+            finally:
+                told, self._told = self._told, {}
+                self._busy.release()
+            for seat in told:
+                if not seat.mailbox.deliver():
+                    self._inbox.append(partial(self.end, seat))
+
+    def seat(self, application: str, mailbox: Mailbox) -> Seat:
+        """A new seat. It is in the table with its first ask."""
+        return Seat(next(self._pids), application, mailbox)
+
+    # messages: carried out by ``send`` alone
+
+    def ask(self, ask: Ask) -> None:
+        """Ask for a key. The seat's mailbox gets the answer, unless it waits."""
+        if ask.claim.state != WAITING:
+            return  # whoever asked has left while the message was under way
+        for other in self.table.having(ask.value):
+            if other.seat.mailbox.dead:
+                self.end(other.seat)
+        verdict = self.table.ask(ask)
+        if verdict is not None:
+            self._answer(ask, verdict)
+
+    def leave(self, ask: Ask, told: Callable[[bool], None] | None) -> None:
+        """Give something back, or wait no longer. ``told`` learns whether another seat waits for it."""
+        if told is not None:
+            wanted = self.table.wanted(ask.value, ask.seat)
+            self._write(ask.seat, lambda: told(wanted))
+        self._granted(self.table.leave(ask))
+
+    def end(self, seat: Seat) -> None:
+        """A seat ends, and all that it has goes with it."""
+        self._granted(self.table.end(seat))
+
+    def reach(self, seat: Seat, inside: bool) -> None:
+        """A seat is out of reach, or can be reached again."""
+        self._granted(self.table.reach(seat, inside))
+
+    def look(self, seat: Seat, value: int, told: Callable[[tuple[Holder, ...], tuple[str, ...]], None]) -> None:
+        """Who has a key, and which seats wait for each other in a circle with this one."""
+        holders, cycle = self.table.holders(value), self.table.cycle(seat)
+        self._write(seat, lambda: told(holders, cycle))
+
+    def _granted(self, asks: Iterable[Ask]) -> None:
+        for ask in asks:
+            self._answer(ask, True)
+
+    def _answer(self, ask: Ask, verdict: Verdict) -> None:
+        ask.seat.mailbox.answer(ask, verdict)
+        self._told[ask.seat] = None
+
+    def _write(self, seat: Seat, letter: Callable[[], None]) -> None:
+        seat.mailbox.write(letter)
+        self._told[seat] = None
+
+    def _forked(self) -> None:
+        members = [*self.members]
+        self._begin()
+        for member in members:
+            member.forked()
+
+    def __str__(self) -> str:
+        return f"memory://{self.name}"
+
+    def __repr__(self) -> str:
+        return f"<World {self} {len(self.members)} coordinators>"
+
+    @classmethod
+    def _after_fork_in_child(cls) -> None:
+        cls._finding = threading.Lock()
+        for world in [*cls._worlds.values()]:
+            world._forked()
+
+
+os.register_at_fork(after_in_child=World._after_fork_in_child)
