@@ -17,7 +17,7 @@ from ..errors import PgconcertError
 
 __all__ = ["group"]
 
-_COMMANDS = ("demo",)
+_COMMANDS = ("status", "watch", "doctor", "run", "demo", "completion")
 
 
 class _Commands(click.Group):
@@ -48,6 +48,10 @@ Examples:
   pgconcert demo
   pgconcert demo --processes 8 --kills 5 --seconds 30
   pgconcert demo --url postgresql://localhost/test
+  pgconcert status invoice:42
+  pgconcert watch
+  pgconcert doctor
+  pgconcert run --lock backup -- backup.sh --full
 """,
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")

@@ -12,6 +12,7 @@ import psycopg
 
 from ..conninfo import parse
 from ..errors import StatementFailed, Unavailable
+from .lockview import LOOK, Names, View, read_view
 
 __all__ = ["SESSIONS_WITH_LOCKS", "Operator"]
 
@@ -38,7 +39,12 @@ class Operator:
     """
 
     def __init__(self, url: str, *, name: str = "pgconcert operator", timeout: int = 10) -> None:
-        parameters: dict[str, Any] = {"application_name": name, "connect_timeout": timeout, **parse(url)}
+        parameters: dict[str, Any] = {
+            "application_name": name,
+            "connect_timeout": timeout,
+            "tcp_user_timeout": timeout * 1000,
+            **parse(url),
+        }
         try:
             self._connection = psycopg.connect(**parameters, autocommit=True)
         except psycopg.Error as error:
@@ -65,6 +71,20 @@ class Operator:
         except psycopg.Error as error:
             raise StatementFailed(f"session {pid} cannot be ended: {error}", error.sqlstate or "") from error
         return row is not None and bool(row[0])
+
+    def look(self, names: Names, *, all_databases: bool = False) -> View:
+        """The advisory locks of this database or of all, in one statement that a transaction pooler carries as well.
+
+        Raises ``Unavailable`` when the connection is gone, ``StatementFailed`` when the server refuses.
+        """
+        try:
+            rows = self._connection.execute(LOOK, (all_databases,), prepare=False).fetchall()
+        except psycopg.Error as error:
+            said = str(error).strip() or "no answer"
+            if self._connection.closed:
+                raise Unavailable(f"the connection to the server is gone: {said}") from error
+            raise StatementFailed(f"the locks cannot be listed: {said}", error.sqlstate or "") from error
+        return read_view(rows, names)
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
