@@ -1,0 +1,23 @@
+"""The definition of a backend: cases that every backend passes, each the proof of one guarantee to its users.
+
+Here live names only. Three lines run it over a backend of your own::
+
+    @pytest.mark.parametrize("case", cases(), ids=str)
+    def test_backend(case):
+        run(case, Place(lambda **options: AsyncCoordinator("toy://test", **options)))
+
+What the backend says it cannot do (its ``capabilities``) is skipped. One claim cannot be checked here: ``"processes"``,
+for everything is played in one.
+"""
+
+from . import deadlocks as deadlocks  # each room registers its cases
+from . import exclusion as exclusion
+from . import leaving as leaving
+from . import life as life
+from . import loss as loss
+from . import semaphores as semaphores
+from . import sets as sets
+from . import shared as shared
+from .suite import Case, Fault, Need, Place, Skipped, Stage, Venue, cases, run
+
+__all__ = ["Case", "Fault", "Need", "Place", "Skipped", "Stage", "Venue", "cases", "run"]

@@ -1,0 +1,21 @@
+"""The conformance suite over every server found. The backends without a server: `tests/conformance/`."""
+
+from __future__ import annotations
+
+import pytest
+
+from pgconcert.testing.conformance import Case, cases, run
+from tests.conformance.venues import postgres
+
+every_case = pytest.mark.parametrize("case", cases(), ids=str)
+
+
+@every_case
+def test_postgres(case: Case, database: str) -> None:
+    run(case, postgres(database))
+
+
+@every_case
+@pytest.mark.long
+def test_postgres_on_the_engine_thread(case: Case, database: str) -> None:
+    run(case, postgres(database), engine="thread")
