@@ -13,6 +13,7 @@ Whoever is interrupted before its ring was heard rings once more on its way out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections import deque
@@ -85,12 +86,22 @@ class EngineCrossing(Crossing):
         except BaseException:
             self._ring()
             raise
-        return not self.closed
+        if not self.closed:
+            return True
+        # our own and no other: a call that was posted in time is still to be run
+        with contextlib.suppress(ValueError):
+            self._calls.remove(call)
+        return False
+
+    def later(self, call: Callable[[], object]) -> None:
+        """Run ``call`` on the engine before whatever is posted next. Nobody is woken for it."""
+        if not self.closed:
+            self._calls.append(call)
 
     def _ring(self) -> None:
         if self.closed:
-            self._calls.clear()
-        elif self._pair is None:
+            return
+        if self._pair is None:
             os.eventfd_write(self._bell, 1)
         else:
             try:

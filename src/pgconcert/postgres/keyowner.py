@@ -96,7 +96,7 @@ class KeyOwner(Owner):
             claim.refuse()
             return
         if not self.queue:
-            self.shut = 0
+            self.shut = self.tried = 0
         self.queue.append(claim)
         if self.claim is not None or (self.readers and not claim.shared):
             self.shard.watch(self)
