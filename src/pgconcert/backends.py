@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from typing import Any, Final
 
 from .backend import Backend, BackendFactory, Options
-from .conninfo import Address, environment_address
+from .conninfo import Address, environment_address, not_empty
 from .errors import ConfigurationError
 
 __all__ = ["backend_for"]
@@ -31,8 +31,8 @@ _SCHEME: Final = re.compile(r"([a-z][a-z0-9_.+-]*)://", re.ASCII | re.IGNORECASE
 
 def backend_for(address: Address | None, options: Options) -> Backend:
     """Make the backend for an address. Raises ``ConfigurationError``."""
-    if address is None:
-        address = environment_address()
+    address = environment_address() if address is None else not_empty(address)
+    not_empty(options.direct_url)
     scheme = _scheme(address)
     if scheme is not None and isinstance(address, str) and not _POSTGRES.match(scheme):
         factory = _factory(scheme)

@@ -123,6 +123,11 @@ class Composition(Generic[R]):
             register = self._open_register()
         return register
 
+    def _checked_mode(self, shared: object) -> R:
+        if shared is not True and shared is not False:
+            raise ConfigurationError(f"shared must be True or False, not {shared!r:.100}")
+        return self._checked("shared" if shared else None)
+
     def _open_register(self) -> R:
         register = self._register
         if register is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from psycopg import Error, conninfo
@@ -21,7 +21,9 @@ from psycopg import Error, conninfo
 from .errors import ConfigurationError
 from .offloop import off_loop
 
-__all__ = ["Address", "AddressSource", "parse"]
+__all__ = ["Address", "AddressSource", "environment_address", "not_empty", "parse"]
+
+T = TypeVar("T")
 
 Address = str | Callable[[], str | Awaitable[str]] | Any
 """A connection string, a callable that returns one, a SQLAlchemy engine, or a psycopg pool."""
@@ -52,6 +54,17 @@ def environment_address() -> str | None:
         if os.environ.get(name):
             return os.environ[name]
     return "" if any(os.environ.get(name) for name in _LIBPQ_ENVIRONMENT) else None
+
+
+def not_empty(address: T) -> T:
+    """An address that somebody gave. Raises ``ConfigurationError`` for the empty text: libpq would take it for whatever
+    server listens on this machine, and two machines would each lock on their own."""
+    if isinstance(address, str) and not address.strip():
+        raise ConfigurationError(
+            "the address is the empty text (an unset variable?); leave it out to use PGCONCERT_URL, DATABASE_URL or "
+            "libpq's variables, or write postgresql:///name for the server of this machine"
+        )
+    return address
 
 
 def parse(text: str) -> dict[str, str]:
@@ -118,7 +131,7 @@ async def _from_callable(address: Callable[[], str | Awaitable[str]]) -> str:
             answer = await answer
     if not isinstance(answer, str):
         raise ConfigurationError(f"the address callable returned {type(answer).__name__}; it must return text")
-    return answer
+    return not_empty(answer)
 
 
 async def _from_pool(pool: Any) -> dict[str, str]:

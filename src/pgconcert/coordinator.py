@@ -115,7 +115,7 @@ class AsyncCoordinator(Composition[Register]):
             ``hold.lost`` and raise ``LockLost`` at the end of the block.
         """
         register = self._checked_for(on_lost, shared)
-        return AsyncLock(register, self._keys.key(key), seconds(timeout), on_lost, bool(shared))
+        return AsyncLock(register, self._keys.key(key), seconds(timeout), on_lost, shared)
 
     def lock_all(
         self,
@@ -130,7 +130,7 @@ class AsyncCoordinator(Composition[Register]):
         :param keys: at least one; the same key twice counts once. The other parameters are as for ``lock``.
         """
         register = self._checked_for(on_lost, shared)
-        return AsyncLockSet(register, self._lock_keys(keys), seconds(timeout), on_lost, bool(shared))
+        return AsyncLockSet(register, self._lock_keys(keys), seconds(timeout), on_lost, shared)
 
     def semaphore(
         self, name: str, permits: int, *, timeout: float | None = None, on_lost: OnLost = "cancel"
@@ -168,4 +168,4 @@ class AsyncCoordinator(Composition[Register]):
     def _checked_for(self, on_lost: object, shared: bool) -> Register:
         if on_lost != "cancel" and on_lost != "report":
             raise ConfigurationError(f"on_lost must be 'cancel' or 'report', not {on_lost!r}")
-        return self._checked("shared" if shared else None)
+        return self._checked_mode(shared)

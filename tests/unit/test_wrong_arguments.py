@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from pgconcert import AsyncCoordinator, ConfigurationError
+from pgconcert.conninfo import AddressSource
 from pgconcert.events import Event, EventStream, LinkClosed, LinkLost, LinkOpened
+from pgconcert.memory.null import NullBackend
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -66,3 +68,37 @@ def test_what_cannot_be_called(reader: Any) -> None:
     with pytest.raises(ConfigurationError, match="must be callable"):
         stream.subscribe(reader, LinkLost)
     assert stream.readers == []
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "\n"])
+@pytest.mark.parametrize("parameter", ["address", "direct_url"])
+def test_an_empty_address_is_no_address(parameter: str, empty: str) -> None:
+    """Libpq would take it for whatever listens on this machine; two machines would each lock on their own."""
+    with pytest.raises(ConfigurationError, match=r"the address is the empty text .* leave it out"):
+        AsyncCoordinator(**{"address": "host=nowhere", parameter: empty})
+
+
+async def test_a_callable_that_returns_the_empty_text() -> None:
+    with pytest.raises(ConfigurationError, match="the address is the empty text"):
+        await AddressSource(lambda: "").parameters()
+
+
+@pytest.mark.parametrize("shared", ["no", "exclusive", 1, 0, None, []])
+async def test_shared_is_a_switch(shared: Any) -> None:
+    """By truth value a writer would silently become a reader."""
+    async with AsyncCoordinator("null://") as c:
+        for make in (lambda: c.lock("k", shared=shared), lambda: c.lock_all(["k"], shared=shared)):
+            with pytest.raises(
+                ConfigurationError, match=rf"^shared must be True or False, not {re.escape(repr(shared))}"
+            ):
+                make()
+
+
+def test_a_backend_needs_no_address() -> None:
+    with pytest.raises(ConfigurationError, match="leave address and direct_url out"):
+        AsyncCoordinator("host=nowhere", backend=NullBackend())
+
+
+def test_a_way_around_a_pooler_that_is_not_there() -> None:
+    with pytest.raises(ConfigurationError, match=r"memory:// has none, leave it out"):
+        AsyncCoordinator("memory://w", direct_url="host=nowhere")

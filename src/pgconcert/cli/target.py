@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from ..conninfo import AddressSource, environment_address
+from ..conninfo import AddressSource, environment_address, not_empty
 from ..postgres.embedded import EmbeddedServer
 
 __all__ = ["namespace_option", "reachable", "url_option"]
@@ -33,7 +33,7 @@ def reachable(url: str | None) -> Iterator[str]:
 
     Raises ``ConfigurationError`` if there is none or it cannot be read, ``EmbeddedServerError`` for what is embedded.
     """
-    address = environment_address() if url is None else url
+    address = environment_address() if url is None else not_empty(url)
     if address is not None and address.startswith("embedded:"):
         with EmbeddedServer.start(address) as server:
             yield server.url
