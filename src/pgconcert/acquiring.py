@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from .backend import Claim, Holder, Locker
 from .deadlock import Actor, Scopes
-from .errors import AcquireTimeout, ConfigurationError, WouldDeadlock
+from .errors import AcquireTimeout, ConfigurationError, WouldDeadlock, shown
 from .hold import Grant, Hold, Name, OnLost
 from .keys import LockKey
 
@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _ASK_HOLDER: Final = 0.25
 _NAMED: Final = 3
+_FOR_EVER: Final = 10**9
 
 
 class Register:
@@ -42,6 +43,11 @@ class Register:
         self.loop = loop
         self.state = state
         self.scopes = scopes or Scopes("task", asyncio.Task.get_name)
+
+    def here(self) -> None:
+        """Raise unless this is the event loop of the coordinator: messages do not cross between loops by themselves."""
+        if asyncio.get_running_loop() is not self.loop:
+            raise RuntimeError("this coordinator was opened on another event loop; use it there, or open one here")
 
     def scoped(self, grant: Grant, task: asyncio.Task[object], inside: bool) -> None:
         """A task enters the scope of a hold, or leaves it."""
@@ -64,6 +70,7 @@ class Register:
 
         ``who`` waits; the running task, if nobody is named.
         """
+        self.here()
         loop = self.loop
         scopes = self.scopes
         waits: Actor = None
@@ -127,10 +134,10 @@ class Acquirable:
     async def acquire(self, timeout: float | None = None) -> Hold:
         """Wait for it and return the ``Hold``.
 
-        ``timeout`` in seconds overrides the object's own; 0 tries once. Raises ``AcquireTimeout`` (which names the
-        holder), ``WouldDeadlock``, ``LockBudgetExceeded``, ``Unavailable`` (no connection was ever made),
-        ``PermitsDisagree`` (semaphores), or ``ConfigurationError`` (a transaction pooler, say). Cancelled, it leaves at
-        once and nothing stays locked.
+        ``timeout`` in seconds overrides the object's own; 0 tries once, ``math.inf`` waits for ever. Raises
+        ``AcquireTimeout`` (which names the holder), ``WouldDeadlock``, ``LockBudgetExceeded``, ``Unavailable`` (no
+        connection was ever made), ``PermitsDisagree`` (semaphores), ``ConfigurationError`` (a transaction pooler, say),
+        or ``CoordinatorClosed``. Cancelled, it leaves at once and nothing stays locked.
         """
         return await self._acquire(self._timeout if timeout is None else check_timeout(timeout))
 
@@ -144,9 +151,9 @@ class Acquirable:
         """Wait for it, by the rules of ``acquire``."""
 
     async def __aenter__(self) -> Hold:
+        self._register.here()
         task = asyncio.current_task(self._register.loop)
-        if task is None:
-            raise RuntimeError(f"this {self._kind()} belongs to a coordinator that was opened on another event loop")
+        assert task is not None
         entered = self._entered
         if entered is None:
             entered = self._entered = []
@@ -181,7 +188,7 @@ class Acquirable:
         return "lock"
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.key!r}>"
+        return f"<{type(self).__name__} {shown(self.key)}>"
 
 
 def check_timeout(timeout: object) -> float | None:
@@ -190,7 +197,7 @@ def check_timeout(timeout: object) -> float | None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
         raise ConfigurationError(f"timeout must be a number of seconds >= 0, or None to wait for ever, not {timeout!r}")
-    return None if timeout == float("inf") else float(timeout)
+    return None if timeout > _FOR_EVER else float(timeout)
 
 
 def _expire(future: asyncio.Future[bool]) -> None:

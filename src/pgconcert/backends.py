@@ -40,6 +40,10 @@ def backend_for(address: Address | None, options: Options) -> Backend:
             if options.direct_url is not None:
                 raise ConfigurationError(f"direct_url is a way around a pooler; {scheme}:// has none, leave it out")
             return factory(address, options)
+        known = sorted({*_OURS, *(point.name for point in entry_points(group="pgconcert.backends"))})
+        raise ConfigurationError(
+            f"no backend is installed for {scheme}://; known are postgresql, embedded, {', '.join(known)}"
+        )
     from .postgres.engine import PostgresBackend
 
     return PostgresBackend(address, options)

@@ -75,6 +75,11 @@ class Composition(Generic[R]):
             backend = backend_for(address, options)
         elif address is not None or direct_url is not None:
             raise ConfigurationError("a backend= was given, so no address is used: leave address and direct_url out")
+        if isinstance(backend, type) or not hasattr(backend, "capabilities"):
+            raise ConfigurationError(
+                f"backend must be an object with the ports of pgconcert.Backend, not {backend!r:.100}; an address is "
+                "the first argument"
+            )
         self._given = backend
         self._backend = backend
         self._capabilities = backend.capabilities

@@ -3,7 +3,7 @@
 The families follow what the caller can do next::
 
     PgconcertError
-    ├── ConfigurationError (ValueError)   the call or the address is wrong; raised before anything is sent
+    ├── ConfigurationError (ValueError)   the call, the address or what stands behind it is wrong
     │   ├── KeyInvalid                    not a lock key: type, range, length, NUL
     │   ├── PoolerRefused                 a transaction pooler stands where a session is needed: give ``direct_url``
     │   ├── PermitsDisagree               two processes give one semaphore different numbers of permits
@@ -54,7 +54,7 @@ class PgconcertError(Exception):
 
 
 class ConfigurationError(PgconcertError, ValueError):
-    """The call or the address is wrong. Raised before anything is sent; trying again without a change is useless."""
+    """The call, the address, or what stands behind it is wrong. Nothing was acquired; trying again does not help."""
 
 
 class KeyInvalid(ConfigurationError):
@@ -95,8 +95,8 @@ class StatementFailed(PgconcertError):
         super().__init__(message)
         self.sqlstate = sqlstate
 
-    def __reduce__(self) -> tuple[type[StatementFailed], tuple[str, str]]:
-        return type(self), (str(self), self.sqlstate)
+    def __reduce__(self) -> tuple[type[StatementFailed], tuple[str, str], dict[str, object]]:
+        return type(self), (str(self), self.sqlstate), self.__dict__
 
 
 class LockBudgetExceeded(StatementFailed):
@@ -130,12 +130,12 @@ class HoldLost(PgconcertError):
     """
 
     def __init__(self, key: object, reason: str) -> None:
-        super().__init__(f"{key!r} was lost: {reason}")
+        super().__init__(f"{shown(key)} was lost: {reason}")
         self.key = key
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[HoldLost], tuple[object, str]]:
-        return type(self), (self.key, self.reason)
+    def __reduce__(self) -> tuple[type[HoldLost], tuple[object, str], dict[str, object]]:
+        return type(self), (self.key, self.reason), self.__dict__
 
 
 class LockLost(HoldLost):
@@ -144,3 +144,10 @@ class LockLost(HoldLost):
 
 class CoordinatorClosed(PgconcertError, RuntimeError):
     """The coordinator is not open: not yet, not any more, or it was inherited through ``fork``."""
+
+
+def shown(key: object) -> str:
+    """A key as a message shows it: of a large set only the first few."""
+    if not isinstance(key, tuple) or len(key) <= 3:
+        return repr(key)
+    return f"({', '.join(map(repr, key[:3]))} and {len(key) - 3} more)"

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, TypeVar, cast, overload
 
 from .errors import ConfigurationError
 
@@ -38,6 +38,8 @@ __all__ = [
     "StillWaiting",
     "WakeFailed",
 ]
+
+E = TypeVar("E", bound="Event")
 
 logger = logging.getLogger("pgconcert")
 
@@ -274,7 +276,11 @@ class EventStream:
         self.readers: list[tuple[Callable[[Event], object], tuple[type[Event], ...]]] = []
         """Who reads what. Empty: nobody, and the hot path need not ask further."""
 
-    def subscribe(self, reader: Callable[[Event], object], *kinds: type[Event]) -> Callable[[], None]:
+    @overload
+    def subscribe(self, reader: Callable[[Event], object], /) -> Callable[[], None]: ...
+    @overload
+    def subscribe(self, reader: Callable[[E], object], kind: type[E], /, *kinds: type[E]) -> Callable[[], None]: ...
+    def subscribe(self, reader: Callable[[Any], object], /, *kinds: type[Event]) -> Callable[[], None]:
         """Call ``reader`` with each event of ``kinds`` (all, if none is named). Returns the way to stop it."""
         if not callable(reader):
             raise ConfigurationError(f"a reader of events must be callable, not {reader!r:.100}")

@@ -24,9 +24,9 @@ import warnings
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, NoReturn, Protocol, Self, SupportsIndex
 
-from .errors import HoldLost, LockLost
+from .errors import HoldLost, LockLost, shown
 
 __all__ = ["Grant", "Held", "Hold", "Name", "OnLost", "Waiter"]
 
@@ -149,6 +149,9 @@ class Held:
         if self._grant.reason is not None:
             raise self._lost_error(self._grant.name, self._grant.reason)
 
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
+        raise TypeError("a hold cannot be copied or pickled: only one object can give it back")
+
     @property
     def _to_be_given_back(self) -> bool:
         grant = self._grant
@@ -156,7 +159,7 @@ class Held:
 
     def __repr__(self) -> str:
         state = f"lost: {self.reason}" if self.lost else "released" if self._grant.over else "held"
-        return f"<Hold {self.key!r} {state}>"
+        return f"<Hold {shown(self.key)} {state}>"
 
     def __del__(self) -> None:
         if not self._to_be_given_back:
@@ -164,7 +167,7 @@ class Held:
         grant = self._grant
         grant.over = True
         self._dropped(grant)
-        warnings.warn(f"the hold of {grant.name!r} was dropped without release", ResourceWarning, stacklevel=1)
+        warnings.warn(f"the hold of {shown(grant.name)} was dropped without release", ResourceWarning, stacklevel=1)
 
 
 class Hold(Held):
@@ -261,7 +264,7 @@ class Hold(Held):
     def _cancel_body(self) -> None:
         if self.task is not None and not self._cancelled_by_us and not self.task.done():
             self._cancelled_by_us = True
-            self.task.cancel(f"the hold of {self.key!r} was lost")
+            self.task.cancel(f"the hold of {shown(self.key)} was lost")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -36,8 +36,13 @@ from typing import Final
 from .errors import ConfigurationError, KeyInvalid
 
 __all__ = [
+    "AGREEMENT",
+    "BEYOND",
+    "GATE",
+    "INTEREST",
     "MAX_PERMITS",
     "MAX_TEXT_BYTES",
+    "SLOT",
     "KeySpace",
     "LockKey",
     "agreement_pair",
@@ -57,11 +62,13 @@ MAX_PERMITS: Final = 1000
 _MAX_NAMESPACE_BYTES: Final = 200
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
-_BEYOND: Final = 2**64
-_INTEREST: Final = 1
-_GATE: Final = 2
-_SLOT: Final = 3
-_AGREEMENT: Final = 4
+BEYOND: Final = 2**64
+"""What is added to the value of a semaphore, so that it lies beyond the server's range."""
+
+INTEREST: Final = 1
+GATE: Final = 2
+SLOT: Final = 3
+AGREEMENT: Final = 4
 
 
 class LockKey:
@@ -128,14 +135,14 @@ class KeySpace:
 
     def semaphore(self, name: str, permits: int) -> LockKey:
         """Check the name and the permits of a semaphore and derive its 64 bits. Raises ``KeyInvalid``."""
+        given: object = permits
         if not isinstance(name, str):
             raise KeyInvalid(f"the name of a semaphore is a text, not {type(name).__name__}: {name!r:.100}")
-        if type(permits) is not int or not 1 <= permits <= MAX_PERMITS:
+        if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MAX_PERMITS:
             # repr refuses very long numbers
-            given = (
-                f"an int of {permits.bit_length()} bits" if type(permits) is int and permits >> 64 else repr(permits)
-            )
-            raise KeyInvalid(f"the permits of a semaphore are a whole number from 1 to {MAX_PERMITS}, not {given:.100}")
+            huge = isinstance(given, int) and given.bit_length() > 64
+            words = f"an int of {permits.bit_length()} bits" if huge else repr(given)
+            raise KeyInvalid(f"the permits of a semaphore are a whole number from 1 to {MAX_PERMITS}, not {words:.100}")
         encoded = _encode(str.__str__(name), "semaphore name", KeyInvalid)
         if not 0 < len(encoded) <= MAX_TEXT_BYTES:
             raise KeyInvalid(
@@ -143,27 +150,27 @@ class KeySpace:
             )
         state = self._base.copy()
         state.update(b"semaphore\0" + encoded)
-        return LockKey(name, int.from_bytes(state.digest(), "big", signed=True) + _BEYOND, permits)
+        return LockKey(name, int.from_bytes(state.digest(), "big", signed=True) + BEYOND, int(permits))
 
 
 def interest_pair(value: int) -> tuple[int, int]:
     """The pair of int4 that marks interest in a key."""
-    return _folded(_INTEREST, value)
+    return _folded(INTEREST, value)
 
 
 def gate_pair(value: int) -> tuple[int, int]:
     """The pair of int4 that closes the gate of a key to new readers."""
-    return _folded(_GATE, value)
+    return _folded(GATE, value)
 
 
 def slot_pair(value: int, slot: int) -> tuple[int, int]:
     """The pair of int4 that is one slot of a semaphore."""
-    return _numbered(_SLOT, value, slot)
+    return _numbered(SLOT, value, slot)
 
 
 def agreement_pair(value: int, permits: int) -> tuple[int, int]:
     """The pair of int4 that says with how many permits a semaphore is used."""
-    return _numbered(_AGREEMENT, value, permits)
+    return _numbered(AGREEMENT, value, permits)
 
 
 def numbered_pair(pair: tuple[int, int]) -> tuple[int, int, int]:

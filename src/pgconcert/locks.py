@@ -47,6 +47,7 @@ class AsyncLock(Acquirable):
         """Return a ``Hold``, or ``None`` at once if somebody else has the lock. Raises what ``acquire`` raises, and
         ``Unavailable`` while there is no connection."""
         register = self._register
+        register.here()
         future: asyncio.Future[bool] = register.loop.create_future()
         claim = Claim(self._key, future, wait=False, shared=self._shared)
         register.locker.acquire(claim)

@@ -106,7 +106,7 @@ async def take_all(
     deadline = None if timeout is None else loop.time() + timeout
     attempt = _Attempt(register, keys, shared, who)
     try:
-        missing = await attempt.round(timeout or None, patient=True)
+        missing = await attempt.round(timeout or None, patient=timeout != 0)
         while missing is not None:
             await attempt.give_back(attempt.not_to_keep(missing))
             left = None if deadline is None else max(deadline - loop.time(), 0)
@@ -127,6 +127,7 @@ class _Attempt:
     """What one caller has of its set so far."""
 
     def __init__(self, register: Register, keys: Sequence[LockKey], shared: bool, who: Actor) -> None:
+        register.here()
         self._register = register
         self._keys = keys
         self._shared = shared

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -180,9 +181,11 @@ class Worlds(RuleBasedStateMachine):
         future: asyncio.Future[bool] = self.loop.create_future()
         one = One(member, Claim(key, future, wait=wait, shared=shared and not key.permits), future)
         self.all.append(one)
-        used = {other.claim.key.value for other in member.mine}
+        counts = Counter(other.claim.key.value for other in member.mine)
+        most = {other.claim.key.value: other.claim.key.permits or 1 for other in reversed(member.mine)}
+        used = sum(min(count, most[value]) for value, count in counts.items())
         self.do(member.backend.locker.acquire, one.claim)
-        if key.value not in used and len(used) >= BUDGET:
+        if counts[key.value] < most.get(key.value, 1) and used >= BUDGET:
             one.seen = "over budget"
         elif not member.up and not wait:
             one.seen = "unavailable"

@@ -55,6 +55,7 @@ class MemoryLocker:
         self._claims: dict[Claim, float] = {}
         self._asks: dict[Claim, Ask] = {}
         self._keys: dict[int, int] = {}
+        self._permits: dict[int, int] = {}
         self._reported: dict[Claim, float] = {}
         self._patience: Timer | None = None
         world.members.add(self)
@@ -68,19 +69,29 @@ class MemoryLocker:
             claim.fail(CoordinatorClosed("the coordinator is closed"))
             return
         value = claim.key.value
-        if value not in self._keys and len(self._keys) >= self.budget:
-            claim.fail(_over_budget(len(self._keys), self.budget))
-            return
+        permits = claim.key.permits
+        if self._keys.get(value, 0) < self._permits.get(value, 1):
+            used = self._in_use()
+            if used >= self.budget:
+                claim.fail(_over_budget(used, self.budget))
+                return
         seat = self.connection.seat
         if seat is None and not claim.wait:
             claim.fail(self._unavailable())
             return
         self._claims[claim] = now = self._clock.now()
         self._keys[value] = self._keys.get(value, 0) + 1
+        if permits:
+            self._permits.setdefault(value, permits)
         if seat is not None:
             self._ask(claim, seat)
         if claim.wait and claim.state == WAITING and self._patience is None:
             self._lose_patience_at(now + _STILL_WAITING)
+
+    def _in_use(self) -> int:
+        """Each key once, but of a semaphore each permit."""
+        permits = sum(min(self._keys[value], most) - 1 for value, most in self._permits.items())
+        return len(self._keys) + permits
 
     def acquire_all(self, claims: Sequence[Claim]) -> None:
         """Hand in several claims."""
@@ -229,6 +240,7 @@ class MemoryLocker:
             self._keys[value] -= 1
             if not self._keys[value]:
                 del self._keys[value]
+                self._permits.pop(value, None)
         if self._reported:
             self._reported.pop(claim, None)
         return self._asks.pop(claim, None)

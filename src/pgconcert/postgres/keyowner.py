@@ -83,6 +83,10 @@ class KeyOwner(Owner):
         return [*self.readers] if self.claim is None else [self.claim]
 
     @property
+    def in_use(self) -> int:
+        return 1 if self.queue or self.claim is not None or self.readers else 0
+
+    @property
     def ours_alone(self) -> bool:
         return self.claim is not None
 
@@ -217,6 +221,7 @@ class KeyOwner(Owner):
         mode = EXCLUSIVE if found.exclusive else SHARED if found.shared else 0
         self.marked = found.marked
         self.gate = found.gate
+        self.tried = self.shut = 0  # nothing else is known, and nobody has been answered: it is tried anew
         self.failures += 1
         if verb.startswith("unlock") and not mode:
             self.unlocked_with(_WANTED)  # it was unlocked, and nobody may have been told

@@ -70,6 +70,7 @@ class PostgresLocker:
         self._events = context.events
         self._wanted_budget = max_locks
         self._owners: dict[int, Owner] = {}
+        self._semaphores: list[SlotOwner] = []
         self._server_room: int | None = None
         self._asking: dict[int, list[Describer]] = {}
         self._closed = False
@@ -88,14 +89,18 @@ class PostgresLocker:
             return
         value = claim.key.value
         owner = self._owners.get(value)
-        if owner is None:
+        if owner is None or (isinstance(owner, SlotOwner) and owner.in_use < owner.permits):
             budget = self.budget
-            if budget is not None and len(self._owners) >= budget and self._in_use() >= budget:
+            if budget is not None and self._may_be_in_use() >= budget and self._in_use() >= budget:
                 claim.fail(self._over_budget(budget))
                 return
+        if owner is None:
             shard = self._shard_with_room()
-            permits = claim.key.permits
-            owner = SlotOwner(shard, value, permits) if permits else KeyOwner(shard, value)
+            if claim.key.permits:
+                owner = SlotOwner(shard, value, claim.key.permits)
+                self._semaphores.append(owner)
+            else:
+                owner = KeyOwner(shard, value)
             self._owners[value] = shard.owners[value] = owner
         if not claim.wait and (trouble := _shard(owner).keeper.trouble) is not None:
             claim.fail(Unavailable(f"there is no connection to the server now: {trouble}"))
@@ -233,6 +238,8 @@ class PostgresLocker:
             return
         del shard.owners[owner.value]
         del self._owners[owner.value]
+        if isinstance(owner, SlotOwner):
+            self._semaphores.remove(owner)
         if self.waiting.watching:
             self.waiting.unwatch(owner)
         if not shard.owners:
@@ -293,8 +300,12 @@ class PostgresLocker:
 
     # the budget
 
+    def _may_be_in_use(self) -> int:
+        """A quick upper bound of what is in use."""
+        return len(self._owners) + sum(owner.in_use for owner in self._semaphores)
+
     def _in_use(self) -> int:
-        return sum(len(owner.claims) + bool(owner.queue) for owner in self._owners.values())
+        return sum(owner.in_use for owner in self._owners.values())
 
     def _over_budget(self, budget: int) -> LockBudgetExceeded:
         return LockBudgetExceeded(
@@ -305,7 +316,7 @@ class PostgresLocker:
 
     def _shard_with_room(self) -> LockShard:
         for shard in self.shards:
-            if len(shard.owners) < SHARD_SIZE:
+            if len(shard.owners) + sum(one.held for one in self._semaphores if one.shard is shard) < SHARD_SIZE:
                 if not shard.up:
                     shard.keeper.want()
                 return shard

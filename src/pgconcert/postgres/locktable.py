@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from ..keys import gate_pair, interest_pair, numbered_pair
+from ..keys import AGREEMENT, SLOT, gate_pair, interest_pair, numbered_pair
 from .owner import Found
 
 __all__ = ["LockRow", "Ours", "halves", "numbered_halves", "plain_name", "read_row"]
@@ -50,13 +50,13 @@ class Ours:
         """All that concerns this key. A key beyond the server's range is a semaphore's."""
         row = self._keys.get(key)
         bits = key & _FIFTY_BITS
-        agreed = self._numbered.get((4, bits), ()) if key not in _KEYS else ()
+        agreed = self._numbered.get((AGREEMENT, bits), ()) if key not in _KEYS else ()
         return Found(
             exclusive=row is not None and not row.shared,
             shared=row is not None and row.shared,
             marked=interest_pair(key) in self._pairs,
             gate=gate_pair(key) in self._pairs,
-            slots=frozenset(self._numbered.get((3, bits), ()) if key not in _KEYS else ()),
+            slots=frozenset(self._numbered.get((SLOT, bits), ()) if key not in _KEYS else ()),
             agreed=max(agreed, default=0),
         )
 
@@ -68,7 +68,7 @@ def is_of(row: LockRow, key: int) -> bool:
     if row.pair is None:
         return False
     kind, _, bits = numbered_pair(row.pair)
-    return kind == 3 and bits == key & _FIFTY_BITS
+    return kind == SLOT and bits == key & _FIFTY_BITS
 
 
 def plain_name(application: str) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
-from ..keys import KeySpace, interest_pair, numbered_pair
+from ..keys import AGREEMENT, GATE, INTEREST, SLOT, KeySpace, interest_pair, numbered_pair
 
 __all__ = ["LOOK", "Names", "SeenLock", "Session", "View", "read_view"]
 
@@ -49,12 +49,8 @@ A role without ``pg_read_all_stats`` sees neither address nor time of other role
 time of grant.
 """
 
-_INTEREST: Final = 1
-_GATE: Final = 2
-_SLOT: Final = 3
-_AGREEMENT: Final = 4
 _FIFTY_BITS: Final = 2**50 - 1
-_WAITERS_MODE: Final = {_INTEREST: "ShareLock", _GATE: "ExclusiveLock"}
+_WAITERS_MODE: Final = {INTEREST: "ShareLock", GATE: "ExclusiveLock"}
 _MODES: Final[Mapping[str, Mode]] = {"ExclusiveLock": "exclusive", "ShareLock": "shared"}
 _OUR_SUFFIX: Final = " pgconcert-lock"
 _INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
@@ -185,8 +181,8 @@ def read_view(rows: Sequence[Sequence[Any]], names: Names) -> View:
 
 def _locks_of(rows: Sequence[_Row], names: Names) -> list[SeenLock]:
     """The locks of one database: holders as they stand there, waiters matched with what they wait for."""
-    numbered = [(row, *numbered_pair(row.pair)) for row in rows if row.kind in (_SLOT, _AGREEMENT)]
-    permits = {partial: number for _, kind, number, partial in numbered if kind == _AGREEMENT}
+    numbered = [(row, *numbered_pair(row.pair)) for row in rows if row.kind in (SLOT, AGREEMENT)]
+    permits = {partial: number for _, kind, number, partial in numbered if kind == AGREEMENT}
 
     def seen(row: _Row, target: _Target, mode: Mode | None, role: Role, slot: int | None = None) -> SeenLock:
         many = permits.get(target.number or 0) if target.kind == "semaphore" else None
@@ -196,7 +192,7 @@ def _locks_of(rows: Sequence[_Row], names: Names) -> list[SeenLock]:
     marks: dict[Pair, _Target] = {}
     rough: dict[Pair, _Target] = {}
     for row, kind, number, partial in numbered:
-        if kind == _SLOT:
+        if kind == SLOT:
             target = names.semaphore(partial)
             rough[_rough(row.pair)] = target
             found.append(seen(row, target, "permit", _role(row), number))
@@ -205,7 +201,7 @@ def _locks_of(rows: Sequence[_Row], names: Names) -> list[SeenLock]:
             target = names.lock(row.key)
             marks[interest_pair(row.key)] = target
             found.append(seen(row, target, _MODES.get(row.mode), _role(row)))
-        elif row.kind not in (_INTEREST, _GATE, _SLOT, _AGREEMENT):
+        elif row.kind not in (INTEREST, GATE, SLOT, AGREEMENT):
             found.append(seen(row, _Target("pair", pair=row.pair), _MODES.get(row.mode), _role(row)))
     marks |= names.marks
     for (mark, _), (row, writes) in _waiters(rows).items():
@@ -219,10 +215,10 @@ def _waiters(rows: Sequence[_Row]) -> dict[tuple[Pair, int | None], tuple[_Row, 
     """Who waits for what has this mark, and whether it is the writer that closed the gate."""
     found: dict[tuple[Pair, int | None], tuple[_Row, bool]] = {}
     for row in rows:
-        writes = row.kind == _GATE
+        writes = row.kind == GATE
         if row.mode == _WAITERS_MODE.get(row.kind):
             # a gate differs from the mark of its key in the kind alone
-            mark = ((_INTEREST << 28) | (row.pair[0] & 0x0FFFFFFF), row.pair[1])
+            mark = ((INTEREST << 28) | (row.pair[0] & 0x0FFFFFFF), row.pair[1])
             place = (mark, row.session.pid)
             found[place] = (row, writes or (place in found and found[place][1]))
     return found

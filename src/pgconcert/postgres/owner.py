@@ -133,6 +133,11 @@ class Owner(ABC):
 
     @property
     @abstractmethod
+    def in_use(self) -> int:
+        """How many locks its claims have or want: what counts against the budget."""
+
+    @property
+    @abstractmethod
     def ours_alone(self) -> bool:
         """Whether nobody but this process keeps others waiting."""
 

@@ -41,12 +41,12 @@ from typing import Final
 from ..backend import DONE, WAITING, Claim
 from ..errors import PermitsDisagree, Unavailable
 from ..hold import Waiter
+from ..keys import BEYOND
 from .owner import HOPELESS, Found, Owner, OwnersShard, Timer, settle
 
 __all__ = ["SlotOwner"]
 
 _LINGER: Final = 5.0
-_BEYOND: Final = 2**64
 _BUSY_MARK: Final = b"b"
 _NOT_OURS: Final = ord("n")
 _WANTED: Final = ord("w")
@@ -58,7 +58,7 @@ class SlotOwner(Owner):
     __slots__ = ("_agreeing", "_dones", "_giving", "_wanted", "agreed", "idle", "permits", "slots", "sure", "tried")
 
     def __init__(self, shard: OwnersShard, value: int, permits: int) -> None:
-        super().__init__(shard, value, b"%d" % (value - _BEYOND))
+        super().__init__(shard, value, b"%d" % (value - BEYOND))
         self.permits = permits
         self.agreed = 0
         self.sure = False
@@ -77,6 +77,10 @@ class SlotOwner(Owner):
     @property
     def claims(self) -> list[Claim]:
         return [claim for claim in self.slots.values() if claim is not None]
+
+    @property
+    def in_use(self) -> int:
+        return min(self.permits, len(self.slots) + len(self.queue) - self.left)
 
     @property
     def ours_alone(self) -> bool:
@@ -208,7 +212,7 @@ class SlotOwner(Owner):
         self.agreed = found.agreed
         self.sure = self.sure and found.agreed == self.permits
         self.failures += 1
-        self.busy = False
+        self.busy = self.tried = False
         self._giving = []
         gone = [slot for slot in self.slots if slot not in found.slots]
         new = [slot for slot in found.slots if slot not in self.slots]
@@ -329,7 +333,8 @@ class SlotOwner(Owner):
 
 
 def _disagreement(name: object, permits: int, who: str, theirs: int) -> PermitsDisagree:
+    number = f"{theirs} permits" if theirs > 1 else "1 permit"
     return PermitsDisagree(
-        f"the semaphore {name!r} is used by {who} with {theirs} permits now, and was asked for with {permits}; "
+        f"the semaphore {name!r} is used by {who} with {number} now, and was asked for with {permits}; "
         "give it one number everywhere (or another name), or wait until the others have stopped"
     )

@@ -6,17 +6,18 @@ value, ``{t,f,...}``, one letter a row: measured faster than rows and than ``str
 
 from __future__ import annotations
 
+from ..keys import AGREEMENT, GATE, INTEREST, SLOT
 from .link import statement
 
 _ONE = "from (select $1::int8 as k) t"
 _MANY = "from unnest($1::int8[]) k"
 _LOW_OF_K = "((k << 32) >> 32)::int4"
 # The pairs that are the mark of interest in k, and its gate: ``keys.interest_pair`` and ``keys.gate_pair``.
-_MARK_OF_K = f"({1 << 28} | (((k >> 32) # ((k >> 60) & 15)) & 268435455))::int4, {_LOW_OF_K}"
-_GATE_OF_K = f"({2 << 28} | (((k >> 32) # ((k >> 60) & 15)) & 268435455))::int4, {_LOW_OF_K}"
+_MARK_OF_K = f"({INTEREST << 28} | (((k >> 32) # ((k >> 60) & 15)) & 268435455))::int4, {_LOW_OF_K}"
+_GATE_OF_K = f"({GATE << 28} | (((k >> 32) # ((k >> 60) & 15)) & 268435455))::int4, {_LOW_OF_K}"
 # Slot s of semaphore k, and the agreement about n permits: ``keys.slot_pair`` and ``keys.agreement_pair``.
-_SLOT_OF_K = f"({3 << 28} | (s << 18) | ((k >> 32) & 262143)::int4), {_LOW_OF_K}"
-_AGREEMENT_OF_K = f"({4 << 28} | (n << 18) | ((k >> 32) & 262143)::int4), {_LOW_OF_K}"
+_SLOT_OF_K = f"({SLOT << 28} | (s << 18) | ((k >> 32) & 262143)::int4), {_LOW_OF_K}"
+_AGREEMENT_OF_K = f"({AGREEMENT << 28} | (n << 18) | ((k >> 32) & 262143)::int4), {_LOW_OF_K}"
 
 # What the server is. Nothing here changes anything: the connection may be somebody else's session behind a pooler.
 PROBE = statement("""
@@ -123,11 +124,11 @@ _AGREEMENTS = "from unnest($1::int8[], $2::int4[]) q(k, n)"
 AGREE = statement(f"select array_agg(pg_try_advisory_lock_shared({_AGREEMENT_OF_K})) {_AGREEMENTS}")
 LEAVE = statement(f"select array_agg(pg_advisory_unlock_shared({_AGREEMENT_OF_K})) {_AGREEMENTS}")
 # All who hold an agreement about a semaphore, given the fifty bits that its pairs have of the key.
-AGREED = statement("""
+AGREED = statement(f"""
     select l.classid::int8, l.objid::int8, l.objsubid, l.pid, a.application_name
       from pg_locks l left join pg_stat_activity a on a.pid = l.pid
      where l.locktype = 'advisory' and l.granted and l.database = $1::oid and l.objsubid = 2
-       and l.classid::int8 >> 28 = 4 and l.classid::int8 & 262143 = $2::int8 and l.objid = $3::oid
+       and l.classid::int8 >> 28 = {AGREEMENT} and l.classid::int8 & 262143 = $2::int8 and l.objid = $3::oid
      order by l.pid
 """)
 
@@ -146,11 +147,11 @@ HOLDERS = statement("""
        and l.classid = $2::oid and l.objid = $3::oid and l.objsubid = 1
      order by l.pid
 """)
-SLOT_HOLDERS = statement("""
+SLOT_HOLDERS = statement(f"""
     select l.classid::int8, l.objid::int8, l.objsubid, l.pid, a.application_name, l.mode
       from pg_locks l left join pg_stat_activity a on a.pid = l.pid
      where l.locktype = 'advisory' and l.granted and l.database = $1::oid and l.objsubid = 2
-       and l.classid::int8 >> 28 = 3 and l.classid::int8 & 262143 = $2::int8 and l.objid = $3::oid
+       and l.classid::int8 >> 28 = {SLOT} and l.classid::int8 & 262143 = $2::int8 and l.objid = $3::oid
      order by l.pid
 """)
 # Every advisory lock of this database: holders of keys and marks of interest, for the graph of who waits for whom.
