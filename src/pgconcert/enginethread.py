@@ -43,9 +43,13 @@ class EngineThread:
         try:
             # made here and not on the thread, so that a failure reaches whoever asked
             self.loop = asyncio.new_event_loop()
+            try:
+                self.crossing = EngineCrossing(self.loop)
+            except BaseException:
+                self.loop.close()
+                raise
         except OSError as error:
             raise Unavailable(f"the engine thread cannot be started: {error.strerror or error}") from error
-        self.crossing = EngineCrossing(self.loop)
         self._thread = threading.Thread(target=self._run, name="pgconcert-engine", daemon=True)
 
     @classmethod

@@ -13,17 +13,14 @@ What bites (each has a test): after death ``get_result`` returns NULL for ever, 
 drain. Preparing and the first execution share a Sync, else a syntax error hides behind "does not exist". A prepared
 name is a hash of the text. There is no BEGIN here: its failure would poison everybody's statements. Under TLS bytes may
 wait inside the TLS layer while the socket is silent, so reading goes on until both are empty. After a fork the child
-closes the descriptor and touches neither libpq nor the loop.
+closes the descriptor and touches neither libpq nor the loop. The loop watches a copy of libpq's (``sockets.py``).
 """
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
-import fcntl
 import os
-import termios
 from collections import deque
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
@@ -32,6 +29,7 @@ from typing import Final, NamedTuple, Protocol
 from psycopg import NotSupportedError, OperationalError, pq
 
 from ..errors import ConfigurationError, LinkLost, StatementFailed, Unavailable
+from .sockets import bytes_waiting, close_copy, copy_of, socket_ready
 
 __all__ = ["Link", "Notification", "Reply", "Rows", "Statement", "statement"]
 
@@ -82,7 +80,7 @@ class Link:
     def __init__(self, connection: pq.abc.PGconn, loop: asyncio.AbstractEventLoop) -> None:
         self._pg = connection
         self._loop = loop
-        self._fd = connection.socket
+        self._fd = copy_of(connection.socket)
         self._in_flight: deque[Reply] = deque()
         self._prepared: set[bytes] = set()
         self._result: pq.abc.PGresult | None = None
@@ -127,13 +125,18 @@ class Link:
                     raise Unavailable(_one_line(connection.get_error_message()))
                 if polled == pq.PollingStatus.OK:
                     return cls(connection, loop)
-                await _socket_ready(loop, connection.socket, polled == pq.PollingStatus.READING)
+                await socket_ready(loop, connection.socket, polled == pq.PollingStatus.READING)
                 polled = connection.connect_poll()
         except NotSupportedError as error:
             _finish(connection)
             raise ConfigurationError(
                 f"the installed libpq cannot do what a link needs: {error}; install pgconcert[binary] or libpq 14+"
             ) from None
+        except OSError as error:
+            _finish(connection)
+            if isinstance(error, Unavailable):
+                raise
+            raise Unavailable(f"the socket cannot be watched: {error.strerror or error}") from error
         except BaseException:
             _finish(connection)
             raise
@@ -229,7 +232,7 @@ class Link:
     def _readable(self) -> None:
         reason: str | None = None
         while True:
-            waiting = _bytes_waiting(self._fd) if self.tls else 0
+            waiting = bytes_waiting(self._fd) if self.tls else 0
             try:
                 self._pg.consume_input()
             except OperationalError as error:
@@ -303,6 +306,7 @@ class Link:
             self._loop.remove_writer(self._fd)
         self._pg.notice_handler = None
         _finish(self._pg)
+        close_copy(self._fd)
         lost = self._in_flight
         self._in_flight = deque()
         self.lost_answers = len(lost)
@@ -366,29 +370,3 @@ def _failure(result: pq.abc.PGresult) -> StatementFailed:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split()) or "the connection ended without a word"
-
-
-def _bytes_waiting(fd: int) -> int:
-    count = array.array("i", [0])
-    fcntl.ioctl(fd, termios.FIONREAD, count)
-    return count[0]
-
-
-async def _socket_ready(loop: asyncio.AbstractEventLoop, fd: int, reading: bool) -> None:
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def tell() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    if reading:
-        loop.add_reader(fd, tell)
-    else:
-        loop.add_writer(fd, tell)
-    try:
-        await ready
-    finally:
-        if reading:
-            loop.remove_reader(fd)
-        else:
-            loop.remove_writer(fd)
