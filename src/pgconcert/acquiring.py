@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from .backend import Claim, Holder, Locker
 from .deadlock import Actor, Scopes
-from .errors import AcquireTimeout, ConfigurationError, WouldDeadlock, shown
+from .errors import AcquireTimeout, ConfigurationError, WouldDeadlock, given, shown
 from .hold import Grant, Hold, Name, OnLost
 from .keys import LockKey
 
@@ -196,7 +196,9 @@ def check_timeout(timeout: object) -> float | None:
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
-        raise ConfigurationError(f"timeout must be a number of seconds >= 0, or None to wait for ever, not {timeout!r}")
+        raise ConfigurationError(
+            f"timeout must be a number of seconds >= 0, or None to wait for ever, not {given(timeout)}"
+        )
     return None if timeout > _FOR_EVER else float(timeout)
 
 

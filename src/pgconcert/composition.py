@@ -10,7 +10,7 @@ from .acquiring import check_timeout
 from .backend import Backend, Capability, Health, Options
 from .backends import backend_for
 from .conninfo import Address
-from .errors import ConfigurationError, CoordinatorClosed
+from .errors import ConfigurationError, CoordinatorClosed, given
 from .events import EventStream
 from .keys import KeySpace, LockKey
 from .locksets import in_order
@@ -56,12 +56,12 @@ class Composition(Generic[R]):
             ("connect_timeout", connect_timeout, 0.01),
         ):
             if not _is_number(seconds) or not least <= seconds <= _DAY:
-                raise ConfigurationError(f"{what} must be {least} to {_DAY} seconds, not {seconds!r}")
+                raise ConfigurationError(f"{what} must be {least} to {_DAY} seconds, not {given(seconds)}")
         if max_locks is not None and (type(max_locks) is not int or max_locks < 1):
-            raise ConfigurationError(f"max_locks must be a whole number of at least 1, or None, not {max_locks!r}")
+            raise ConfigurationError(f"max_locks must be a whole number of at least 1, or None, not {given(max_locks)}")
         called: object = name
         if called is not None and (not isinstance(called, str) or not called or "\0" in called):
-            raise ConfigurationError(f"name must be a text without NUL, or None, not {called!r:.100}")
+            raise ConfigurationError(f"name must be a text without NUL, or None, not {given(called)}")
         self.events = EventStream()
         """The stream of everything that happens; see ``pgconcert.events``."""
         if backend is None:
@@ -77,7 +77,7 @@ class Composition(Generic[R]):
             raise ConfigurationError("a backend= was given, so no address is used: leave address and direct_url out")
         if isinstance(backend, type) or not hasattr(backend, "capabilities"):
             raise ConfigurationError(
-                f"backend must be an object with the ports of pgconcert.Backend, not {backend!r:.100}; an address is "
+                f"backend must be an object with the ports of pgconcert.Backend, not {given(backend)}; an address is "
                 "the first argument"
             )
         self._given = backend
@@ -130,7 +130,7 @@ class Composition(Generic[R]):
 
     def _checked_mode(self, shared: object) -> R:
         if shared is not True and shared is not False:
-            raise ConfigurationError(f"shared must be True or False, not {shared!r:.100}")
+            raise ConfigurationError(f"shared must be True or False, not {given(shared)}")
         return self._checked("shared" if shared else None)
 
     def _open_register(self) -> R:

@@ -21,7 +21,7 @@ from psycopg import Error, conninfo
 from .errors import ConfigurationError
 from .offloop import off_loop
 
-__all__ = ["Address", "AddressSource", "environment_address", "not_empty", "parse"]
+__all__ = ["Address", "AddressSource", "environment_address", "from_environment", "not_empty", "parse"]
 
 T = TypeVar("T")
 
@@ -48,12 +48,18 @@ class AddressSource:
         return parse(answer) if isinstance(answer, str) else dict(answer)
 
 
-def environment_address() -> str | None:
-    """The address from the environment; the empty string leaves everything to libpq."""
+def from_environment() -> tuple[str, str] | None:
+    """What in the environment gives an address, and the address; the empty text leaves everything to libpq."""
     for name in ("PGCONCERT_URL", "DATABASE_URL"):
-        if os.environ.get(name):
-            return os.environ[name]
-    return "" if any(os.environ.get(name) for name in _LIBPQ_ENVIRONMENT) else None
+        if address := os.environ.get(name):
+            return name, address
+    return ("libpq's own variables", "") if any(map(os.environ.get, _LIBPQ_ENVIRONMENT)) else None
+
+
+def environment_address() -> str | None:
+    """The address from the environment; the empty text leaves everything to libpq."""
+    found = from_environment()
+    return None if found is None else found[1]
 
 
 def not_empty(address: T) -> T:

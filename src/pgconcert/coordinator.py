@@ -11,7 +11,7 @@ from .acquiring import Register
 from .backend import Backend
 from .composition import Composition, seconds
 from .conninfo import Address
-from .errors import ConfigurationError, CoordinatorClosed, NotHeld
+from .errors import ConfigurationError, CoordinatorClosed, NotHeld, given
 from .hold import Hold, OnLost
 from .locks import AsyncLock, AsyncSemaphore
 from .locksets import AsyncLockSet
@@ -52,7 +52,7 @@ class AsyncCoordinator(Composition[Register]):
         backend: Backend | None = None,
     ) -> None:
         if engine not in ("loop", "thread"):
-            raise ConfigurationError(f"engine must be 'loop' or 'thread', not {engine!r}")
+            raise ConfigurationError(f"engine must be 'loop' or 'thread', not {given(engine)}")
         super().__init__(
             address,
             direct_url=direct_url,
@@ -167,5 +167,5 @@ class AsyncCoordinator(Composition[Register]):
 
     def _checked_for(self, on_lost: object, shared: bool) -> Register:
         if on_lost != "cancel" and on_lost != "report":
-            raise ConfigurationError(f"on_lost must be 'cancel' or 'report', not {on_lost!r}")
+            raise ConfigurationError(f"on_lost must be 'cancel' or 'report', not {given(on_lost)}")
         return self._checked_mode(shared)

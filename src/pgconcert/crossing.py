@@ -65,9 +65,9 @@ class EngineCrossing(Crossing):
     __slots__ = ("_bell", "_pair")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
         self._bell = -1
         self._pair: tuple[socket.socket, socket.socket] | None = None
+        super().__init__(loop)
         if hasattr(os, "eventfd"):
             self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         else:
@@ -134,7 +134,8 @@ class EngineCrossing(Crossing):
         self._close_bell()
 
     def __del__(self) -> None:
-        self._close_bell()
+        if hasattr(self, "_pair"):  # else interrupted while it was made
+            self._close_bell()
 
     def _close_bell(self) -> None:
         bell, self._bell = self._bell, -1

@@ -90,7 +90,7 @@ class Scopes:
         """A task is about to wait. Raises ``WouldDeadlock`` if that would never end."""
         self._serial += 1
         wait = _Wait(task, key, shared, self._serial)
-        path = self._hopeless(wait, (task,), set()) if task in self.held else None
+        path = self._circle(wait) if task in self.held else None
         if path is not None:
             raise WouldDeadlock(self._in_words(wait, path))
         self._waits[task] = wait
@@ -105,37 +105,65 @@ class Scopes:
             return []
         return [(claim, task) for claim, task in found.items() if not claim.over and claim.reason is None]
 
-    def _hopeless(
-        self, wait: _Wait, on_the_way: tuple[Actor, ...], hope: set[Actor]
-    ) -> list[tuple[Actor, LockKey]] | None:
+    def _circle(self, wait: _Wait) -> list[tuple[Actor, LockKey]] | None:
         """The steps from whoever holds what is waited for to whoever waits first; None if there is hope.
 
-        A task that was met on the way is taken to wait hopelessly: nothing but this cycle could end its wait. Who has
-        hope even so has it by every other way too, and is not looked at again.
+        Everybody that the wait depends on is taken to have none, and hope is then spread from those who do not wait.
+        Who is left waits for others who are left: nothing but this circle could end its wait.
         """
+        known: dict[Actor, _Wait | None] = {wait.task: wait}
+        in_the_way: dict[Actor, list[Actor]] = {}
+        fresh: list[Actor] = []
+        todo = [wait]
+        while todo:
+            looked_at = todo.pop()
+            holders = in_the_way[looked_at.task] = self._in_the_way(looked_at)
+            if not holders:
+                fresh.append(looked_at.task)
+            for holder in holders:
+                if holder not in known:
+                    further = known[holder] = self._waits.get(holder)
+                    if further is None:
+                        fresh.append(holder)
+                    else:
+                        todo.append(further)
+        behind: dict[Actor, list[Actor]] = {}
+        for task, holders in in_the_way.items():
+            for holder in holders:
+                behind.setdefault(holder, []).append(task)
+        stuck = {task: len(holders) for task, holders in in_the_way.items()}
+        hope = set(fresh)
+        while fresh:
+            for task in behind.get(fresh.pop(), ()):
+                known_wait = known[task]
+                assert known_wait is not None
+                # a lock needs all of its holders to go, a permit any of them
+                stuck[task] = 0 if known_wait.key.permits else stuck[task] - 1
+                if not stuck[task] and task not in hope:
+                    hope.add(task)
+                    fresh.append(task)
+        if wait.task in hope:
+            return None
+        steps: list[tuple[Actor, LockKey]] = []
+        met: set[Actor] = set()
+        waits: _Wait | None = wait
+        while waits is not None and waits.task not in met:
+            met.add(waits.task)
+            left = [holder for holder in in_the_way[waits.task] if holder not in hope]
+            holder = wait.task if wait.task in left else left[0]
+            steps.append((holder, waits.key))
+            waits = known[holder]
+        return steps
+
+    def _in_the_way(self, wait: _Wait) -> list[Actor]:
+        """Whom a wait depends on; nobody, if it will end without them or if they cannot be seen."""
         key = wait.key
         holders = self._holders(key)
         if not holders or (key.permits and len(holders) < key.permits):
-            return None
+            return []
         if wait.shared and all(claim.shared for claim, _ in holders) and not self._stays_outside(wait, holders):
-            return None
-        first: list[tuple[Actor, LockKey]] | None = None
-        for _, holder in holders:
-            path: list[tuple[Actor, LockKey]] | None = None
-            if holder in on_the_way:
-                path = [(holder, key)]
-            elif holder not in hope and (further := self._waits.get(holder)) is not None:
-                steps = self._hopeless(further, (*on_the_way, holder), hope)
-                if steps is None:
-                    hope.add(holder)
-                else:
-                    path = [(holder, key), *steps]
-            if path is not None and not key.permits:
-                return path
-            if path is None and key.permits:
-                return None
-            first = first or path
-        return first
+            return []
+        return [*dict.fromkeys(task for _, task in holders)]
 
     def _stays_outside(self, wait: _Wait, holders: Iterable[tuple[Claim, Actor]]) -> bool:
         """Whether a reader is kept outside although only readers are inside: it is inside itself, or a writer of this

@@ -151,3 +151,10 @@ def shown(key: object) -> str:
     if not isinstance(key, tuple) or len(key) <= 3:
         return repr(key)
     return f"({', '.join(map(repr, key[:3]))} and {len(key) - 3} more)"
+
+
+def given(value: object) -> str:
+    """What a caller passed, as a message shows it: not long, and no digits of a number that Python would not write."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an int of {value.bit_length()} bits"
+    return f"{value!r:.100}"

@@ -202,6 +202,7 @@ class Hold(Held):
 
     async def wait_lost(self) -> str:
         """Wait until it is lost and return the reason. Waits for ever on a hold that is released first."""
+        self._here()
         if self._grant.reason is not None:
             return self._grant.reason
         waiter: asyncio.Future[None] = self._loop.create_future()
@@ -226,6 +227,7 @@ class Hold(Held):
 
         Releasing again, or after a loss, does nothing. If the caller is cancelled meanwhile, the release goes on.
         """
+        self._here()
         if not self._to_be_given_back:
             return
         grant = self._grant
@@ -234,15 +236,19 @@ class Hold(Held):
         self._release(grant, waiter)
         await waiter
 
+    def _here(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(f"the hold of {shown(self.key)} belongs to another event loop")
+
     async def __aenter__(self) -> Self:
+        self._here()
         self.check()
         if self.task is not None:
-            raise RuntimeError(f"the hold of {self.key!r} is entered already")
+            raise RuntimeError(f"the hold of {shown(self.key)} is entered already")
         if self._grant.over:
-            raise RuntimeError(f"the hold of {self.key!r} was released already")
+            raise RuntimeError(f"the hold of {shown(self.key)} was released already")
         task = asyncio.current_task(self._loop)
-        if task is None:
-            raise RuntimeError(f"the hold of {self.key!r} belongs to another event loop")
+        assert task is not None
         self.enter(task)
         return self
 

@@ -33,7 +33,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final
 
-from .errors import ConfigurationError, KeyInvalid
+from .errors import ConfigurationError, KeyInvalid, given
 
 __all__ = [
     "AGREEMENT",
@@ -135,14 +135,13 @@ class KeySpace:
 
     def semaphore(self, name: str, permits: int) -> LockKey:
         """Check the name and the permits of a semaphore and derive its 64 bits. Raises ``KeyInvalid``."""
-        given: object = permits
+        called: object = permits
         if not isinstance(name, str):
             raise KeyInvalid(f"the name of a semaphore is a text, not {type(name).__name__}: {name!r:.100}")
-        if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MAX_PERMITS:
-            # repr refuses very long numbers
-            huge = isinstance(given, int) and given.bit_length() > 64
-            words = f"an int of {permits.bit_length()} bits" if huge else repr(given)
-            raise KeyInvalid(f"the permits of a semaphore are a whole number from 1 to {MAX_PERMITS}, not {words:.100}")
+        if isinstance(called, bool) or not isinstance(called, int) or not 1 <= called <= MAX_PERMITS:
+            raise KeyInvalid(
+                f"the permits of a semaphore are a whole number from 1 to {MAX_PERMITS}, not {given(permits)}"
+            )
         encoded = _encode(str.__str__(name), "semaphore name", KeyInvalid)
         if not 0 < len(encoded) <= MAX_TEXT_BYTES:
             raise KeyInvalid(

@@ -19,7 +19,7 @@ from typing import Final
 from .acquiring import Acquirable, Register
 from .backend import Claim, Locker
 from .deadlock import Actor, Scopes
-from .errors import ConfigurationError, Unavailable
+from .errors import ConfigurationError, Unavailable, given
 from .hold import Grant, Hold, OnLost, Waiter
 from .keys import LockKey
 
@@ -133,7 +133,7 @@ class _Attempt:
         self._shared = shared
         self._who = who or asyncio.current_task(register.loop)
         self._rounds = 0
-        self._asked: list[Claim] = []
+        self._asked: list[tuple[Claim, asyncio.Future[bool]]] = []
         self._kept: list[Claim] = []
         self.granted: dict[LockKey, Claim] = {}
 
@@ -147,18 +147,18 @@ class _Attempt:
         self.granted = {key: claim for key, claim in self.granted.items() if claim.reason is None}
         loop = self._register.loop
         missing = [key for key in self._keys if key not in self.granted]
-        futures = [loop.create_future() for _ in missing]
-        self._asked = [
-            Claim(key, future, wait=False, shared=self._shared) for key, future in zip(missing, futures, strict=True)
-        ]
-        self._register.locker.acquire_all(self._asked)
-        if futures:
-            await asyncio.wait(futures, timeout=timeout)
+        for key in missing:
+            future: asyncio.Future[bool] = loop.create_future()
+            self._asked.append((Claim(key, future, wait=False, shared=self._shared), future))
+        if missing:
+            self._register.locker.acquire_all([claim for claim, _ in self._asked])
+            await asyncio.wait([future for _, future in self._asked], timeout=timeout)
         refused: LockKey | None = None
         failure: BaseException | None = None
-        for claim, future in zip(self._asked, futures, strict=True):
+        for claim, future in self._asked:
             if not future.done():
                 # no answer in time: there is not even a link that answers
+                future.cancel()
                 self._register.locker.withdraw(claim)
                 refused = refused or claim.key
                 continue
@@ -212,7 +212,10 @@ class _Attempt:
     def abandon(self) -> None:
         """The caller leaves: nothing stays locked."""
         self._unkeep()
-        for claim in self._asked:
+        for claim, future in self._asked:
+            future.cancel()  # or its error would be told to nobody
+            if future.done() and not future.cancelled():
+                future.exception()
             self._register.locker.withdraw(claim)
         self._end([*self.granted.values()], None)
         self.granted = {}
@@ -279,7 +282,7 @@ class Together(Grant):
 def in_order(keys: object, checked: Callable[[int | str], LockKey]) -> list[LockKey]:
     """Check the keys of a set, and bring them into the common order, each once. Raises ``ConfigurationError``."""
     if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
-        raise ConfigurationError(f"lock_all() takes several keys, such as ['a', 'b'], not {keys!r:.100}")
+        raise ConfigurationError(f"lock_all() takes several keys, such as ['a', 'b'], not {given(keys)}")
     found = {key.value: key for key in map(checked, keys)}
     if not found:
         raise ConfigurationError("lock_all() takes at least one key, and was given none")

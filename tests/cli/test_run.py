@@ -99,7 +99,7 @@ def test_verbose_says_what_happens(database: str) -> None:
     with running:
         assert running.wait() == 0
         waiting, got, ended = running.errors().splitlines()
-    assert waiting.startswith("pgconcert: waiting: 'a' was not acquired within 0 s; it is held by nightly (pid ")
+    assert waiting.startswith("pgconcert: waiting for 'a': it is held by nightly (pid ")
     assert got.startswith("pgconcert: 'a' is held; starting /")
     assert ended == "pgconcert: the command ended with code 0"
 

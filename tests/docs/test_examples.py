@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pgconcert import AsyncCoordinator
+from pgconcert.blocking import Coordinator
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*/*.md")), ROOT / "docs/index.md"]
@@ -40,6 +41,10 @@ def test_example(code: str, database: str, monkeypatch: pytest.MonkeyPatch) -> N
     known |= {"read": _step, "write": _step, "use": _step}
     if "asyncio.run(" in code:
         exec(code, {"__name__": "__main__", **known})
+        return
+    if not re.search(r"\b(async|await)\b", code):
+        with Coordinator(database) as threads:
+            exec("import os\nfrom pgconcert import AsyncCoordinator\n" + code, {**known, "c": threads})
         return
     exec(
         "import os\nfrom pgconcert import AsyncCoordinator\nasync def example(c):\n" + textwrap.indent(code, "    "),

@@ -5,6 +5,9 @@ A record is one fact with a time of the monotonic clock, which all processes of 
 a loss. The director writes *killed* and *terminated* just before it does it, and *continued* just before a stopped
 process goes on. So a recorded hold never reaches beyond the real one: what overlaps here did overlap.
 
+A reader writes *reading* in place of *entered*: readers may overlap. A permit of a semaphore is a key of its own, by
+its number, which is known on entry; so is each key of a set, in a turn of its own.
+
 Between the end of a session and the moment its holder hears of it lies the window that nobody can close: the server
 has freed the lock. From *terminated* on, such a hold is left out of the check for overlap; in exchange the window must
 be short, counted from the moment when the holder could run again. A loss without any cause is a fault too.
@@ -42,6 +45,8 @@ class Kind(enum.IntEnum):
     KILLED = 6
     TERMINATED = 7
     CONTINUED = 8
+    READING = 9
+    """As `ENTERED`, together with other readers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,7 @@ class Turn:
     how: Kind | None = None
     backend: int = 0
     freed: int | None = None
+    shared: bool = False
 
     def __str__(self) -> str:
         how = self.how.name.lower() if self.how else "without end"
@@ -156,10 +162,12 @@ def _note(record: Record, turns: dict[tuple[int, int], Turn], verdict: Verdict) 
         return
     turn = turns.get(who)
     inside = turn is not None and turn.entered is not None
-    if turn is None or turn.ended is not None or inside is (record.kind in (Kind.ENTERED, Kind.GONE)):
+    enters = record.kind in (Kind.ENTERED, Kind.READING)
+    if turn is None or turn.ended is not None or inside is (enters or record.kind is Kind.GONE):
         verdict.wrong.append(f"a record that makes no sense: {record}")
-    elif record.kind is Kind.ENTERED:
-        turn.entered, turn.backend = record.at, record.backend
+    elif enters:
+        turn.entered, turn.backend, turn.key = record.at, record.backend, record.key
+        turn.shared = record.kind is Kind.READING
     else:
         turn.ended, turn.how = record.at, record.kind
 
@@ -192,7 +200,7 @@ def _overlaps(series: Sequence[Turn]) -> list[str]:
         if hold.freed is not None and hold.freed <= hold.entered:
             continue  # the grant was under way when its session ended: it never excluded anybody, and was told so
         active = [one for one in active if (_sure_end(one) or hold.entered + 1) > hold.entered]
-        found += [f"overlap: {one} | {hold}" for one in active]
+        found += [f"overlap: {one} | {hold}" for one in active if not (one.shared and hold.shared)]
         active.append(hold)
     return found
 
@@ -201,6 +209,27 @@ def _sure_end(turn: Turn) -> int | None:
     """Until when a hold must exclude others; None is for ever."""
     ends = [end for end in (turn.ended, turn.freed) if end is not None]
     return min(ends) if ends else None
+
+
+def crowd(turns: Iterable[Turn]) -> int:
+    """The most holds that were there at one instant, whatever their keys; what the server had freed is not counted."""
+    changes: list[tuple[int, int]] = []
+    for turn in turns:
+        if turn.entered is None or (turn.freed is not None and turn.freed <= turn.entered):
+            continue
+        end = _sure_end(turn)
+        assert end is not None
+        changes += [(turn.entered, 1), (end, -1)]
+    most = inside = 0
+    for _, change in sorted(changes):
+        inside += change
+        most = max(most, inside)
+    return most
+
+
+def longest_wait(turns: Iterable[Turn]) -> float:
+    """Seconds from the request to the entry of whoever waited longest."""
+    return max((turn.entered - turn.asked for turn in turns if turn.entered is not None), default=0) / _SECOND
 
 
 def slow_handovers(turns: Iterable[Turn], limit: float) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.faults.history import Diary, Kind, Record, judge, read, slow_handovers
+from tests.faults.history import Diary, Kind, Record, crowd, judge, longest_wait, read, slow_handovers
 
 SECOND = 1_000_000_000
 
@@ -25,6 +26,11 @@ def hold(
     if end is not None:
         records.append(Record(how, pid, round(end * SECOND), key, turn))
     return records
+
+
+def reading(records: list[Record]) -> list[Record]:
+    """The same hold, as a reader's."""
+    return [replace(record, kind=Kind.READING) if record.kind is Kind.ENTERED else record for record in records]
 
 
 def at(kind: Kind, pid: int, when: float, backend: int = 0) -> Record:
@@ -58,6 +64,36 @@ def test_an_overlap_within_one_process_is_found() -> None:
 
 def test_an_overlap_with_a_hold_long_past_others_is_found() -> None:
     assert len(wrong(hold(1, 1, 9), hold(2, 2, 3), hold(3, 4, 5), hold(3, 4.5, 6, key=2, turn=2))) == 2
+
+
+def test_readers_may_overlap_and_a_writer_may_not() -> None:
+    reader, other, writer = reading(hold(1, 1, 4)), reading(hold(2, 2, 5)), hold(3, 3, 6)
+    assert wrong(reader, other) == []
+    assert len(wrong(reader, writer)) == 1
+    assert len(wrong(reader, other, writer)) == 2
+    assert wrong(reader, hold(3, 4, 6)) == []
+
+
+def test_a_permit_is_known_on_entry() -> None:
+    waiting, entered, left = hold(1, 1, 3, key=2)
+    assert wrong(replace(waiting, key=0), entered, left, hold(2, 2, 4, key=3)) == []
+    assert any("overlap" in line for line in wrong(replace(waiting, key=0), entered, left, hold(2, 2, 4, key=2)))
+
+
+def test_the_crowd_is_counted() -> None:
+    records = [*hold(1, 1, 4, key=1), *hold(2, 2, 5, key=2), *hold(3, 3, 6, key=3), *hold(1, 5, 7, key=1, turn=2)]
+    assert crowd(judge(sorted(records, key=lambda record: record.at)).turns) == 3
+    cut = at(Kind.TERMINATED, 1, 2.5, backend=1001)
+    lost = [replace(record, kind=Kind.TOLD) if record.kind is Kind.LEFT else record for record in records[:3]]
+    told = sorted([*lost, cut, *hold(2, 2, 5, key=2), *hold(3, 3, 6, key=3)], key=lambda record: record.at)
+    assert crowd(judge(told).turns) == 2
+    assert crowd([]) == 0
+
+
+def test_the_longest_wait() -> None:
+    patient = [Record(Kind.WAITING, 2, SECOND, 1, 1), *hold(2, 3, 4)[1:]]
+    assert longest_wait(judge([*hold(1, 0.5, 0.6), *patient]).turns) == 2.0
+    assert longest_wait([]) == 0
 
 
 def test_a_killed_holder_ends_at_its_death_and_not_before() -> None:

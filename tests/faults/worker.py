@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from pgconcert import AsyncCoordinator, LockLost, Unavailable
+from pgconcert.acquiring import Acquirable
 from pgconcert.events import Event
 from pgconcert.postgres import waiting
 from pgconcert.postgres.messages import Publisher
@@ -30,7 +31,9 @@ PROGRAM = Path(__file__)
 @dataclass(frozen=True, slots=True)
 class Orders:
     """What a worker is told. Times in seconds; `cycles` 0 means until the end; `cancel` is the part of turns that is
-    cancelled at a random moment. `recheck` replaces the re-check of waiters, and `mute` takes their wake-ups away."""
+    cancelled at a random moment. `wants` says what it competes for: one of `keys` locks, the same as a reader, one of
+    `permits` of a semaphore, or a set of up to `together` of the `keys`. `recheck` replaces the re-check of waiters,
+    and `mute` takes their wake-ups away."""
 
     url: str
     history: str
@@ -42,6 +45,9 @@ class Orders:
     engine: Literal["loop", "thread"] = "loop"
     recheck: float | None = None
     mute: bool = False
+    wants: Literal["lock", "reader", "permit", "set"] = "lock"
+    permits: int = 4
+    together: int = 4
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -67,38 +73,57 @@ class Competitor:
         done = 0
         while not self.ending.is_set() and not (share and done >= share):
             done += 1
-            self._turns += 1
             if random.random() >= self._orders.cancel:
-                await self._turn(self._turns)
+                await self._turn()
                 continue
-            turn = asyncio.create_task(self._turn(self._turns))
+            turn = asyncio.create_task(self._turn())
             asyncio.get_running_loop().call_later(random.uniform(0, 2 * self._orders.longest), turn.cancel)
             await asyncio.wait([turn])
             if not turn.cancelled():
                 turn.result()
 
-    async def _turn(self, turn: int) -> None:
-        key = random.randrange(self._orders.keys)
-        write, entered = self._diary.write, False
-        write(Kind.WAITING, key=key, turn=turn)
+    async def _turn(self) -> None:
+        wanted, keys = self._choose()
+        turns = range(self._turns + 1, self._turns + 1 + len(keys))
+        self._turns += len(keys)
+        entered = False
+
+        def write(kind: Kind, backend: int = 0) -> None:
+            for key, turn in zip(keys, turns, strict=True):
+                self._diary.write(kind, key=key, turn=turn, backend=backend)
+
+        write(Kind.WAITING)
         try:
-            async with self._coordinator.lock(f"key {key}") as hold:
+            async with wanted as hold:
                 backend = self._lock_session()
                 if not backend:
                     return  # the engine thread has just seen the end of it, and is about to say so
                 entered = True
-                write(Kind.ENTERED, key=key, turn=turn, backend=backend)
+                if hold.permit is not None:
+                    keys = [hold.permit]
+                write(Kind.READING if hold.shared else Kind.ENTERED, backend)
                 try:
                     await asyncio.sleep(random.uniform(0, self._orders.longest))
                 finally:
-                    write(Kind.TOLD if hold.lost else Kind.LEFT, key=key, turn=turn)
+                    write(Kind.TOLD if hold.lost else Kind.LEFT)
         except LockLost:
             pass
         except Unavailable:
             await asyncio.sleep(0.1)  # our very first session was cut: nobody had promised to wait
         finally:
             if not entered:
-                write(Kind.GONE, key=key, turn=turn)
+                write(Kind.GONE)
+
+    def _choose(self) -> tuple[Acquirable, list[int]]:
+        """What this turn wants, and its keys in the history."""
+        orders, c = self._orders, self._coordinator
+        if orders.wants == "permit":
+            return c.semaphore("permits", orders.permits), [0]
+        if orders.wants == "set":
+            keys = random.sample(range(orders.keys), random.randint(1, orders.together))
+            return c.lock_all([f"key {key}" for key in keys]), keys
+        key = random.randrange(orders.keys)
+        return c.lock(f"key {key}", shared=orders.wants == "reader"), [key]
 
     def _lock_session(self) -> int:
         return next((link.server_pid or 0 for link in self._coordinator.health().links if link.role == "lock"), 0)

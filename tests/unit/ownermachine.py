@@ -269,7 +269,9 @@ class OwnerMachine(RuleBasedStateMachine):
     @invariant()
     def those_who_left_the_queue_are_counted(self) -> None:
         if self.owner is not None:
-            assert self.owner.left == sum(claim.state != WAITING for claim in self.owner.queue)
+            there = [claim for claim in self.owner.queue if claim.state == WAITING]
+            assert self.owner.patient == sum(claim.wait for claim in there)
+            assert self.owner.impatient == sum(not claim.wait for claim in there)
 
     @invariant()
     def nobody_releases_what_is_not_ours(self) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import pickle
 import re
 
 import pytest
 
 from pgconcert import errors
-from pgconcert.errors import HoldLost, PgconcertError, StatementFailed
+from pgconcert.errors import HoldLost, PgconcertError, StatementFailed, shown
 
 CLASSES: list[type[PgconcertError]] = [getattr(errors, name) for name in errors.__all__]
 LINE = re.compile(r"^ {4}(?P<indent>[│ ]*)(?:[├└]── )?(?P<name>[A-Z]\w+)(?: \((?P<builtin>\w+)\))?")
@@ -48,11 +50,13 @@ def test_the_tree_is_as_drawn(kind: type[PgconcertError]) -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_errors_travel_by_pickle(kind: type[PgconcertError]) -> None:
+def test_errors_travel_by_pickle_and_keep_their_notes(kind: type[PgconcertError]) -> None:
     error = make(kind)
-    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-        again = pickle.loads(pickle.dumps(error, protocol))
+    error.add_note("while this happened, the hold was lost")
+    ways = [functools.partial(pickle.dumps, protocol=protocol) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)]
+    for again in (*(pickle.loads(way(error)) for way in ways), copy.copy(error)):
         assert type(again) is kind
+        assert again.__notes__ == error.__notes__
         assert str(again) == str(error)
         assert again.args == error.args
         assert vars(again) == vars(error)
@@ -67,3 +71,18 @@ def test_a_lost_hold_names_key_and_reason() -> None:
 def test_a_failed_statement_has_a_state() -> None:
     assert StatementFailed("text").sqlstate == ""
     assert StatementFailed("text", "57014").sqlstate == "57014"
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ((), "()"),
+        (("a",), "('a',)"),
+        (("a", 1, "c"), "('a', 1, 'c')"),
+        (tuple(range(2000)), "(0, 1, 2 and 1997 more)"),
+    ],
+)
+def test_of_a_large_set_only_a_few_are_shown(keys: tuple[int | str, ...], text: str) -> None:
+    assert shown(keys) == text
+    assert str(HoldLost(keys, "why")) == f"{text} was lost: why"
+    assert HoldLost(keys, "why").key == keys

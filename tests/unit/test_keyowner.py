@@ -1,8 +1,8 @@
 """The owner of a lock against a model of the server, in every order that Hypothesis can think of.
 
 Here live what other sessions do to a lock, and the invariants of it; the model of the server stands in
-``lockmodel.py``, what disturbs any owner in ``ownermachine.py``, single scenes in ``test_keyowner_scenes.py``. The model
-counts session locks as the server does: granting twice gives two, which is the defect that the owner exists to prevent.
+``lockmodel.py``, what disturbs any owner in ``ownermachine.py``, single scenes in ``test_keyowner_scenes.py``. The
+model counts session locks as the server does: granting twice gives two, which the owner exists to prevent.
 """
 
 from __future__ import annotations
@@ -158,5 +158,5 @@ TestKeyOwner.settings = settings(max_examples=200, stateful_step_count=50, deadl
 @pytest.mark.timeout(900)
 def test_for_long() -> None:
     run_state_machine_as_test(
-        KeyOwnerMachine, settings=settings(max_examples=5000, stateful_step_count=80, deadline=None)
+        KeyOwnerMachine, settings=settings(max_examples=2000, stateful_step_count=60, deadline=None)
     )

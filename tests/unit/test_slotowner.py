@@ -152,5 +152,5 @@ TestSlotOwner.settings = settings(max_examples=200, stateful_step_count=50, dead
 @pytest.mark.timeout(900)
 def test_for_long() -> None:
     run_state_machine_as_test(
-        SlotOwnerMachine, settings=settings(max_examples=5000, stateful_step_count=80, deadline=None)
+        SlotOwnerMachine, settings=settings(max_examples=2000, stateful_step_count=60, deadline=None)
     )

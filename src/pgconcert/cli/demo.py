@@ -15,8 +15,9 @@ from rich.console import Console
 
 from ..postgres.embedded import EmbeddedServer
 from ..postgres.operator import Operator
+from .console import make_console
 from .demo_director import Director, Plan
-from .demo_display import LiveView, PlainView, console_for, summary
+from .demo_display import LiveView, PlainView, summary
 from .demo_history import Kind, judge
 from .demo_stage import Stage, WorkerFailed
 from .ending import Ending, Stopped
@@ -64,7 +65,7 @@ def command(url: str, processes: int, kills: int, seconds: float) -> None:
     SIGKILL, and once its connection to the server is cut. At the end the recorded history is checked: no two
     processes may have held the lock at one time.
     """
-    console = console_for(plain=not sys.stdout.isatty() or Console().is_dumb_terminal)
+    console = make_console()
     plan = Plan(processes, seconds, kills)
     try:
         with Ending() as ending:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from io import TextIOWrapper
 from itertools import groupby
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -26,7 +25,7 @@ from rich.text import Text
 from .demo_director import Mood, Picture
 from .demo_history import History, Interval, Kind, find_overlaps, read_history, tally
 
-__all__ = ["LiveView", "PlainView", "console_for", "summary"]
+__all__ = ["LiveView", "PlainView", "summary"]
 
 _CELL: Final = 50_000_000
 _FRAME: Final = 0.08
@@ -47,15 +46,6 @@ class _Signs(NamedTuple):
 
 _DRAWN: Final = _Signs("█", "─", "✖", "◆", "▶", {"plain": "·", "killed": "✖", "cut": "◆", "good": "●"})
 _TYPED: Final = _Signs("#", "-", "X", "!", ">", {"plain": ".", "killed": "X", "cut": "!", "good": "+"})
-
-
-def console_for(*, plain: bool) -> Console:
-    """The console of standard output. Plain: no colours, no cursor movements, no line broken."""
-    if isinstance(sys.stdout, TextIOWrapper) and not sys.stdout.encoding.lower().startswith("utf"):
-        sys.stdout.reconfigure(errors="replace")  # rich shortens texts with a sign that such a terminal lacks
-    if plain:
-        return Console(file=sys.stdout, force_terminal=False, no_color=True, highlight=False, soft_wrap=True)
-    return Console(file=sys.stdout, highlight=False)
 
 
 def _signs(console: Console) -> _Signs:

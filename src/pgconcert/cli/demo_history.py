@@ -8,7 +8,7 @@ just before it does it.
 A hold ends with *left*, with *lost*, or with the kill of its process. A hold of which no end is known lasts for ever:
 it overlaps with everything that follows. Between a cut and the end of its hold lies the one window that pgconcert
 does not promise away: the server has freed the lock, and the loser is about to learn it. A hold of somebody else that
-begins in this window is *excused* as long as the window is shorter than `LONGEST_NOTICE`, and is counted on its own.
+begins in this window is *excused* as long as the window is shorter than ``LONGEST_NOTICE``, and is counted on its own.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
@@ -19,18 +18,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..conninfo import parse
+from ..conninfo import from_environment, parse
 from ..errors import ConfigurationError
 from ..postgres.diagnosis import Examination
 from ..postgres.verdicts import Finding, Limit, limits, place_of
-from .demo_display import console_for
-from .lock_table import printable
-from .target import reachable, url_option
+from .console import make_console, printable
+from .target import direct_url_option, reachable, url_option
 
 __all__ = ["command"]
 
 _SCHEMA_VERSION: Final = 1
-_VARIABLES: Final = ("PGCONCERT_URL", "DATABASE_URL")
 _STYLES: Final = {"ok": "green", "info": "cyan", "warning": "yellow", "fails": "bold red", "skipped": "dim"}
 _HOW_TO_SAY_WHERE: Final = "export PGCONCERT_URL=postgresql://user@host:5432/database"
 
@@ -61,7 +58,9 @@ def _hopeless(finding: Finding) -> tuple[list[Finding], list[Limit]]:
 def _source(url: str | None) -> str:
     if url is not None:
         return "--url"
-    return next((name for name in _VARIABLES if os.environ.get(name)), "libpq's own variables")
+    found = from_environment()
+    assert found is not None  # or there would be no address
+    return found[0]
 
 
 def _client() -> Finding:
@@ -120,9 +119,7 @@ Exit code: 0 if nothing fails (warnings are no failure); 1 if something does.
 """
 )
 @url_option
-@click.option(
-    "--direct-url", metavar="ADDRESS", help="The way around a transaction pooler, as direct_url= in programs."
-)
+@direct_url_option
 @click.option(
     "--connect-timeout",
     default=10.0,
@@ -136,7 +133,7 @@ def command(url: str | None, direct_url: str | None, connect_timeout: float, for
 
     Nothing is left behind on the server, and no password is shown.
     """
-    console = console_for(plain=not sys.stdout.isatty() or Console().is_dumb_terminal)
+    console = make_console()
     patience = console.status("examining") if console.is_terminal and not for_programs else nullcontext()
     with patience:
         findings, will_not_work = _examine(url, direct_url, connect_timeout)

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..postgres.lockview import Names, SeenLock, View
+from .console import printable
 
-__all__ = ["as_json", "missing", "print_locks", "printable", "table"]
+__all__ = ["as_json", "missing", "print_locks", "table"]
 
 SCHEMA_VERSION: Final = 1
 _HEADERS: Final = ("key", "mode", "role", "pid", "application", "client", "session since")
@@ -95,11 +96,6 @@ def as_json(view: View, namespace: str) -> dict[str, Any]:
             for lock in view.locks
         ],
     }
-
-
-def printable(text: str) -> str:
-    """A text of others, fit for a terminal."""
-    return text if text.isprintable() else repr(text)
 
 
 def _headers(all_databases: bool) -> tuple[str, ...]:

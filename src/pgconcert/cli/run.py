@@ -40,6 +40,7 @@ from ..events import Event, HoldBroken, StillWaiting
 from ..hold import Hold
 from ..keys import KeySpace
 from .run_child import Child, CommandFailed, GuardDied, connected_sockets, find
+from .target import direct_url_option, namespace_option, url_option
 
 __all__ = ["command"]
 
@@ -133,13 +134,9 @@ Exit code:
     metavar="S",
     help="After a loss of the lock: seconds between SIGTERM and SIGKILL.",
 )
-@click.option(
-    "--url",
-    metavar="ADDRESS",
-    help="The server.  [default: PGCONCERT_URL, DATABASE_URL, libpq's environment]",
-)
-@click.option("--direct-url", metavar="ADDRESS", help="A way around a transaction pooler.")
-@click.option("--namespace", default="", metavar="TEXT", help="Part of the name of every lock.")
+@url_option
+@direct_url_option
+@namespace_option
 @click.option("--name", metavar="TEXT", help="Who we are, for others that wait.  [default: the command]")
 @click.option("-v", "--verbose", is_flag=True, help="Say when it waits, and for whom, and when it has the lock.")
 @click.argument("arguments", metavar="-- COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -253,7 +250,9 @@ async def _acquire(job: _Job, coordinator: AsyncCoordinator) -> Hold:
     except AcquireTimeout as error:
         if job.wait == 0:
             raise
-        _say(f"waiting: {error}")
+        # nobody asked for this try, so only who is in the way is worth a word
+        why = str(error).removeprefix(f"{job.key!r} was not acquired within 0 s; ")
+        _say(f"waiting for {job.key!r}: {why}")
         hold = await lock.acquire()
     _say(f"{job.key!r} is held; starting {job.path}")
     return hold

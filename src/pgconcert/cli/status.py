@@ -6,11 +6,10 @@ import json
 import sys
 
 import click
-from rich.console import Console
 
 from ..postgres.lockview import Names
 from ..postgres.operator import Operator
-from .demo_display import console_for
+from .console import make_console
 from .lock_table import as_json, print_locks
 from .target import namespace_option, reachable, url_option
 
@@ -51,7 +50,6 @@ def command(names: tuple[str, ...], url: str | None, namespace: str, all_databas
     if for_programs:
         click.echo(json.dumps(as_json(view, namespace), indent=2))
     else:
-        console = console_for(plain=not sys.stdout.isatty() or Console().is_dumb_terminal)
-        print_locks(console, view, wanted, all_databases=all_databases)
+        print_locks(make_console(), view, wanted, all_databases=all_databases)
     if names and not any(lock.role == "held" for lock in view.locks):
         sys.exit(3)

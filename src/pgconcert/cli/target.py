@@ -13,14 +13,16 @@ from typing import Final
 import click
 
 from ..conninfo import AddressSource, environment_address, not_empty
-from ..postgres.embedded import EmbeddedServer
 
-__all__ = ["namespace_option", "reachable", "url_option"]
+__all__ = ["direct_url_option", "namespace_option", "reachable", "url_option"]
 
 url_option: Final = click.option(
     "--url",
     metavar="ADDRESS",
     help="The server; else PGCONCERT_URL, DATABASE_URL, or libpq's variables.",
+)
+direct_url_option: Final = click.option(
+    "--direct-url", metavar="ADDRESS", help="The way around a transaction pooler, as direct_url= in programs."
 )
 namespace_option: Final = click.option(
     "--namespace", default="", metavar="TEXT", help="The coordinators' namespace, from which names derive."
@@ -35,6 +37,8 @@ def reachable(url: str | None) -> Iterator[str]:
     """
     address = environment_address() if url is None else not_empty(url)
     if address is not None and address.startswith("embedded:"):
+        from ..postgres.embedded import EmbeddedServer
+
         with EmbeddedServer.start(address) as server:
             yield server.url
         return

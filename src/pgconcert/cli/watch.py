@@ -27,9 +27,9 @@ from rich.text import Text
 from ..errors import StatementFailed, Unavailable
 from ..postgres.lockview import Names, SeenLock, View
 from ..postgres.operator import Operator
-from .demo_display import console_for
+from .console import make_console, printable
 from .ending import Ending, Stopped
-from .lock_table import missing, printable, table
+from .lock_table import missing, table
 from .target import namespace_option, reachable, url_option
 
 __all__ = ["Change", "changes", "command"]
@@ -225,7 +225,7 @@ def _watch(eye: _Eye, screen: Screen, keys: _Keys, interval: float) -> None:
             screen.show(eye.look())
         except (Unavailable, StatementFailed) as error:
             what = "is away" if isinstance(error, Unavailable) else "refuses"
-            screen.trouble(f"the server {what}, and is asked again: {' '.join(str(error).split())}")
+            screen.trouble(f"the server {what}, and is asked again: {error}")
 
 
 @click.command(
@@ -255,7 +255,7 @@ def command(names: tuple[str, ...], interval: float, url: str | None, namespace:
     A lock that is taken and given back between two looks is not seen.
     """
     wanted = Names(names, namespace)
-    console = console_for(plain=not sys.stdout.isatty() or Console().is_dumb_terminal)
+    console = make_console()
     try:
         with Ending() as ending, ExitStack() as stack:
             eye = _Eye(stack.enter_context(reachable(url)), wanted, all_databases)

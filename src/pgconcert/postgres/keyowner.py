@@ -101,7 +101,7 @@ class KeyOwner(Owner):
             return
         if not self.queue:
             self.shut = self.tried = 0
-        self.queue.append(claim)
+        self._join_queue(claim)
         if self.claim is not None or (self.readers and not claim.shared):
             self.shard.watch(self)
         self.step()
@@ -255,7 +255,6 @@ class KeyOwner(Owner):
         queue = self.queue
         while queue and queue[0].state != WAITING:
             queue.popleft()  # so that a queue which is not empty has somebody who waits
-            self.left -= 1
         if self.busy:
             return
         if not shard.up:
@@ -307,9 +306,10 @@ class KeyOwner(Owner):
         """Whether a claim that does not wait is to be refused without asking the server."""
         if self.claim is not None or (self.readers and not claim.shared):
             return True
-        # whoever waits comes before it; but readers whose try is under way may take it along
-        along = self.busy and claim.shared
-        return any(other.state == WAITING and other.wait and not (along and other.shared) for other in self.queue)
+        if not self.patient or not (self.busy and claim.shared):
+            return bool(self.patient)  # whoever waits comes before it
+        # but readers whose try is under way may take it along
+        return any(other.state == WAITING and other.wait and not other.shared for other in self.queue)
 
     def _retry(self) -> str:
         if self.queue[0].shared:
@@ -356,7 +356,7 @@ class KeyOwner(Owner):
         while queue:
             claim = queue[0]
             if claim.state != WAITING:
-                self.left -= 1
+                pass
             elif mode == EXCLUSIVE:
                 if not claim.shared:
                     queue.popleft()
@@ -377,13 +377,15 @@ class KeyOwner(Owner):
 
     def _refuse(self, mode: int) -> None:
         """Whoever does not want to wait, and needs what was just refused, or comes behind a waiting writer."""
+        if not self.impatient:
+            return
         writer_waits = False
         for claim in self.queue:
             if claim.state != WAITING:
                 continue
             if not claim.wait and (mode == SHARED or not claim.shared or writer_waits):
                 claim.refuse()
-                self.left += 1
+                self._gone(claim)
             elif claim.wait and not claim.shared:
                 writer_waits = True
 

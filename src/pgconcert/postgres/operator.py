@@ -48,7 +48,7 @@ class Operator:
         try:
             self._connection = psycopg.connect(**parameters, autocommit=True)
         except psycopg.Error as error:
-            raise Unavailable(f"the server cannot be reached: {str(error).strip()}") from error
+            raise Unavailable(f"the server cannot be reached: {_in_one_line(error)}") from error
 
     @property
     def server(self) -> str:
@@ -67,9 +67,11 @@ class Operator:
         try:
             row = self._connection.execute("select pg_catalog.pg_terminate_backend(%s)", (pid,)).fetchone()
         except psycopg.OperationalError as error:
-            raise Unavailable(f"the connection to the server is gone: {str(error).strip()}") from error
+            raise Unavailable(f"the connection to the server is gone: {_in_one_line(error)}") from error
         except psycopg.Error as error:
-            raise StatementFailed(f"session {pid} cannot be ended: {error}", error.sqlstate or "") from error
+            raise StatementFailed(
+                f"session {pid} cannot be ended: {_in_one_line(error)}", error.sqlstate or ""
+            ) from error
         return row is not None and bool(row[0])
 
     def look(self, names: Names, *, all_databases: bool = False) -> View:
@@ -80,7 +82,7 @@ class Operator:
         try:
             rows = self._connection.execute(LOOK, (all_databases,), prepare=False).fetchall()
         except psycopg.Error as error:
-            said = str(error).strip() or "no answer"
+            said = _in_one_line(error)
             if self._connection.closed:
                 raise Unavailable(f"the connection to the server is gone: {said}") from error
             raise StatementFailed(f"the locks cannot be listed: {said}", error.sqlstate or "") from error
@@ -97,3 +99,7 @@ class Operator:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _in_one_line(error: psycopg.Error) -> str:
+    return " ".join(str(error).split()) or "no answer"

@@ -92,9 +92,10 @@ class Owner(ABC):
     __slots__ = (
         "busy",
         "failures",
-        "left",
+        "impatient",
         "marked",
         "name",
+        "patient",
         "queue",
         "raw",
         "refused_marks",
@@ -119,7 +120,10 @@ class Owner(ABC):
         self.name: int | str = value
         self.refused_marks = 0
         self.failures = 0
-        self.left = 0
+        self.patient = 0
+        """How many in the queue wait."""
+        self.impatient = 0
+        """How many in the queue do not want to wait, and are there until the next answer."""
 
     @property
     @abstractmethod
@@ -159,11 +163,10 @@ class Owner(ABC):
         """A claim is taken back, in any state."""
         if claim.state == WAITING:
             claim.state = DONE
+            self._gone(claim)
             # left where it is, because looking for it costs more the more there are; swept when half of them have left
-            self.left += 1
-            if self.left * 2 > len(self.queue):
+            if (self.patient + self.impatient) * 2 < len(self.queue):
                 self.queue = deque(other for other in self.queue if other.state == WAITING)
-                self.left = 0
             self.step()
         elif self.granted(claim):
             claim.over = True
@@ -204,10 +207,10 @@ class Owner(ABC):
     def fail(self, error: Exception, *, waiting_too: bool = True) -> None:
         """End every claim in the queue, or only those that do not want to wait."""
         for claim in self.queue:
-            if waiting_too or not claim.wait:
+            if claim.state == WAITING and (waiting_too or not claim.wait):
                 claim.fail(error)
+                self._gone(claim)
         self.queue = deque(claim for claim in self.queue if claim.state == WAITING)
-        self.left = 0
 
     def hurry(self) -> None:
         """The locker is being closed: end what only lingers."""
@@ -224,15 +227,29 @@ class Owner(ABC):
         self.woken = False
         self.shard.ask[verb](self)
 
+    def _join_queue(self, claim: Claim) -> None:
+        self.queue.append(claim)
+        if claim.wait:
+            self.patient += 1
+        else:
+            self.impatient += 1
+
+    def _gone(self, claim: Claim) -> None:
+        """A claim in the queue does not wait any more: granted, refused, failed, or its caller has left."""
+        if claim.wait:
+            self.patient -= 1
+        else:
+            self.impatient -= 1
+
     def _sweep(self) -> None:
         """Drop those at the front who have left, so that a queue which is not empty has somebody who waits."""
         queue = self.queue
         while queue and queue[0].state != WAITING:
             queue.popleft()
-            self.left -= 1
 
     def _tell(self, claim: Claim) -> None:
-        """A claim has the key."""
+        """A claim of the queue has the key."""
+        self._gone(claim)
         self.name = claim.key.name
         claim.grant()
         if self.shard.events.readers:

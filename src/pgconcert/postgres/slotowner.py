@@ -80,7 +80,7 @@ class SlotOwner(Owner):
 
     @property
     def in_use(self) -> int:
-        return min(self.permits, len(self.slots) + len(self.queue) - self.left)
+        return min(self.permits, len(self.slots) + self.patient + self.impatient)
 
     @property
     def ours_alone(self) -> bool:
@@ -94,7 +94,7 @@ class SlotOwner(Owner):
     def acquire(self, claim: Claim) -> None:
         permits = claim.key.permits
         if permits != self.permits:
-            if self.slots or any(other.state == WAITING for other in self.queue):
+            if self.slots or self.patient or self.impatient:
                 claim.fail(_disagreement(claim.key.name, permits, "this process", self.permits))
                 return
             self.permits = permits
@@ -104,7 +104,7 @@ class SlotOwner(Owner):
         if self.idle is not None:
             self.idle.cancel()
             self.idle = None
-        self.queue.append(claim)
+        self._join_queue(claim)
         if len(self.slots) >= permits:
             self.shard.watch(self)
         self.step()
@@ -123,7 +123,7 @@ class SlotOwner(Owner):
 
     def candidates(self) -> tuple[int, int, int, Sequence[int]]:
         """Of a take: permits, where to start, how many are wanted, and the slots that are ours already."""
-        self._wanted = max(1, min(sum(claim.state == WAITING for claim in self.queue), self.permits - len(self.slots)))
+        self._wanted = max(1, min(self.patient + self.impatient, self.permits - len(self.slots)))
         return self.permits, random.randrange(self.permits), self._wanted, [*self.slots]
 
     def agreement(self) -> int:
@@ -194,7 +194,7 @@ class SlotOwner(Owner):
 
     def left_with(self, answer: int) -> None:
         """The agreement is given up, whatever the answer."""
-        self.busy = self.sure = False
+        self.busy = self.sure = self.tried = False
         self.agreed = 0
         self.step()
 
@@ -269,7 +269,10 @@ class SlotOwner(Owner):
         elif self.agreed and (self.agreed != self.permits or not self.sure):
             self._send("leave")
         elif queue:
-            if self.rest is not None or len(self.slots) >= self.permits:
+            if len(self.slots) >= self.permits:
+                self._refuse()
+                return
+            if self.rest is not None:
                 return
             if not self.sure:
                 self._send("agree")
@@ -291,7 +294,7 @@ class SlotOwner(Owner):
                     self.idle = shard.later(_LINGER, self._leave)
 
     def _somebody_sleeps(self) -> bool:
-        return not self.busy and any(claim.wait and claim.state == WAITING for claim in self.queue)
+        return not self.busy and self.patient > 0
 
     def _leave(self) -> None:
         self.idle = None
@@ -308,14 +311,20 @@ class SlotOwner(Owner):
 
     def _take(self, answer: bytes) -> None:
         found = [] if answer == b"-" else [int(slot) for slot in answer.split(b".")]
-        self.tried = len(found) < self._wanted
         self._grant(found)
-        if self.tried or len(self.slots) >= self.permits:
+        if self.agreed == self.permits:  # else it was asked for another number, and says nothing about this one
+            self.tried = len(found) < self._wanted
+            if self.tried:
+                self._refuse()
+        self.step()
+
+    def _refuse(self) -> None:
+        """Whoever does not want to wait: there is nothing for them now."""
+        if self.impatient:
             for claim in self.queue:
                 if not claim.wait and claim.state == WAITING:
                     claim.refuse()
-                    self.left += 1
-        self.step()
+                    self._gone(claim)
 
     def _grant(self, slots: Iterable[int]) -> None:
         """Hand new slots to those who wait, in their order. What nobody wants is given back; so is all that was asked

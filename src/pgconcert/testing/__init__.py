@@ -1,9 +1,11 @@
 """Tools for testing code that talks to PostgreSQL, usable by pgconcert's own tests and by anybody else's.
 
-Here live names only: what is public in `pgconcert.testing`. Nothing in `pgconcert` imports this package.
+Here live names only: what is public in ``pgconcert.testing``. Nothing in ``pgconcert`` imports this package.
 """
 
-from pgconcert.testing.leaks import (
+from __future__ import annotations
+
+from .leaks import (
     AdvisoryLock,
     ServerSession,
     Snapshot,
@@ -12,8 +14,8 @@ from pgconcert.testing.leaks import (
     eventually_async,
     sessions,
 )
-from pgconcert.testing.proxy import FaultProxy
-from pgconcert.testing.urls import rewrite
+from .proxy import FaultProxy
+from .urls import rewrite
 
 __all__ = [
     "AdvisoryLock",

@@ -1,8 +1,11 @@
 """A throw-away certificate for a test server on this machine.
 
 Here lives only its making. Theory: a self-signed certificate is its own root, so the one file serves the server as
-certificate and the client as `sslrootcert`; it names localhost and 127.0.0.1, so `sslmode=verify-full` can be tested.
+certificate and the client as ``sslrootcert``; it names localhost and 127.0.0.1, so ``sslmode=verify-full`` can be
+tested.
 """
+
+from __future__ import annotations
 
 import ipaddress
 import subprocess
@@ -11,9 +14,10 @@ from pathlib import Path
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
-    """Write a certificate and its key, valid for one day, into `folder`; return both paths.
+    """Write a certificate and its key, valid for one day, into ``folder``; return both paths.
 
-    Uses the `cryptography` package or, without it, the `openssl` program; raises FileNotFoundError if neither exists.
+    Uses the ``cryptography`` package or, without it, the ``openssl`` program. Raises ``FileNotFoundError`` if neither
+    exists.
     """
     certificate, key = folder / "server.crt", folder / "server.key"
     try:

@@ -1,11 +1,13 @@
 """Seeing what a test left behind: tasks, threads, server sessions, advisory locks; and waiting for it to go.
 
-Here live `eventually`, the one place where tests may wait in real time, and snapshots to compare before and after.
+Here live ``eventually``, the one place where tests may wait in real time, and snapshots to compare before and after.
 
 Theory: most ends are not instant (a server needs a moment to notice a closed socket), so a leak is what is still there
 after a bounded wait, never what is there at first sight. One statement reads sessions and locks together, and leaves
 out the connections that ask, of which the last one may not be gone yet.
 """
+
+from __future__ import annotations
 
 import asyncio
 import inspect
@@ -28,7 +30,7 @@ _LONGEST_PAUSE: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class AdvisoryLock:
-    """An advisory lock that a session holds or waits for; `key` is the bigint or the pair of ints it was asked by."""
+    """An advisory lock that a session holds or waits for; ``key`` is the bigint or the pair of ints it was asked by."""
 
     key: int | tuple[int, int]
     mode: str
@@ -45,7 +47,7 @@ class AdvisoryLock:
 
 @dataclass(frozen=True, slots=True)
 class ServerSession:
-    """A client's session on the server, with its advisory locks; `query` is the last one, cut at 200 characters."""
+    """A client's session on the server, with its advisory locks; ``query`` is the last one, cut at 200 characters."""
 
     pid: int
     application_name: str
@@ -60,9 +62,9 @@ class ServerSession:
 
 
 def sessions(where: str | psycopg.Connection[Any], *, everywhere: bool = False) -> list[ServerSession]:
-    """Client sessions on the database of `where` (with `everywhere`, on all of its server), those that ask left out.
+    """Client sessions on the database of ``where`` (with ``everywhere``, on all of its server), without those that ask.
 
-    `where` is a connection string, or an open connection in autocommit mode (in a transaction the server would answer
+    ``where`` is a connection string, or an open connection in autocommit mode (in a transaction the server would answer
     from the same picture for ever).
     """
     with _connection(where) as connection:
@@ -80,13 +82,13 @@ def sessions(where: str | psycopg.Connection[Any], *, everywhere: bool = False) 
 
 
 def advisory_locks(where: str | psycopg.Connection[Any], *, everywhere: bool = False) -> list[AdvisoryLock]:
-    """Advisory locks held or waited for by `sessions(where)`."""
+    """Advisory locks held or waited for by ``sessions(where)``."""
     return [lock for session in sessions(where, everywhere=everywhere) for lock in session.locks]
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What exists at one moment, to be compared with later: `Snapshot.take(url)`, the test, `snapshot.check(url)`.
+    """What exists at one moment, to be compared with later: ``Snapshot.take(url)``, the test, ``snapshot.check(url)``.
 
     Tasks are seen only when taken and compared inside the running event loop.
     """
@@ -97,8 +99,8 @@ class Snapshot:
     locks: frozenset[AdvisoryLock] = field(default=frozenset())
 
     @classmethod
-    def take(cls, where: str | psycopg.Connection[Any] | None = None, *, everywhere: bool = False) -> "Snapshot":
-        """Look at this process and, if `where` is given, at the server (see `sessions`)."""
+    def take(cls, where: str | psycopg.Connection[Any] | None = None, *, everywhere: bool = False) -> Snapshot:
+        """Look at this process and, if ``where`` is given, at the server (see ``sessions``)."""
         there = [] if where is None else sessions(where, everywhere=everywhere)
         return cls(
             tasks=frozenset(_tasks()),
@@ -119,7 +121,7 @@ class Snapshot:
     def check(
         self, where: str | psycopg.Connection[Any] | None = None, *, everywhere: bool = False, limit: float = 10.0
     ) -> None:
-        """Wait up to `limit` seconds until nothing is left over; raise AssertionError that names what is.
+        """Wait up to ``limit`` seconds until nothing is left over; raise ``AssertionError`` that names what is.
 
         Blocks the calling thread, so a task has no time to end meanwhile: await what you started before.
         """
@@ -136,9 +138,10 @@ class Snapshot:
 
 
 def eventually(predicate: Callable[[], T], limit: float = 10.0, *, what: str | None = None) -> T:
-    """Ask until the answer is true, and return it; after `limit` seconds raise AssertionError with the last answer.
+    """Ask until the answer is true, and return it.
 
-    Blocks the calling thread. `what` names the condition in the error.
+    After ``limit`` seconds raise ``AssertionError`` with the last answer. Blocks the calling thread.
+    ``what`` names the condition in the error.
     """
     for last_chance, pause in _pauses(limit):
         answer = predicate()
@@ -161,9 +164,9 @@ async def eventually_async(predicate: Callable[[], T], limit: float = 10.0, *, w
 
 
 async def eventually_async(predicate: Callable[[], Any], limit: float = 10.0, *, what: str | None = None) -> Any:
-    """`eventually` for coroutines: the loop runs between the questions, and the predicate may be a coroutine function.
+    """``eventually`` for coroutines: the loop runs between the questions, and the predicate may be a coroutine.
 
-    The predicate itself is not interrupted at the limit.
+    It is not interrupted at the limit.
     """
     for last_chance, pause in _pauses(limit):
         asked = predicate()

@@ -1,17 +1,19 @@
 """A TCP proxy that breaks the network on purpose, for tests.
 
-Here live `FaultProxy` (what a test sees) and `_Connection` (one client and its way to the server); how bytes are read
-and written stands in `wire.py`.
+Here live ``FaultProxy`` (what a test sees) and ``_Connection`` (one client and its way to the server); how bytes are
+read and written stands in ``wire.py``.
 
 Theory: the proxy has a thread and an event loop of its own, so it goes on working, or goes on being silent, while the
-loop under test is blocked. Every order is carried out on that loop before the call returns: after `pause()` not one
+loop under test is blocked. Every order is carried out on that loop before the call returns: after ``pause()`` not one
 more byte passes. Between the reader and the writer of each direction stands a short queue of (due time, bytes), so a
 delay is latency and not a smaller bandwidth, and a slow receiver still slows the sender down.
 
 What a thread cannot do is run while another one keeps the interpreter to itself: a call into C that waits for the
-network without letting go of it, as psycopg's `Connection.cancel` does, waits for ever behind a proxy of the same
-process. `cancel_safe`, and all that psycopg does otherwise, is not of that kind.
+network without letting go of it, as psycopg's ``Connection.cancel`` does, waits for ever behind a proxy of the same
+process. ``cancel_safe``, and all that psycopg does otherwise, is not of that kind.
 """
+
+from __future__ import annotations
 
 import asyncio
 import concurrent.futures
@@ -28,9 +30,9 @@ from typing import Final, Self, TypeVar
 
 from psycopg.conninfo import conninfo_to_dict
 
-from pgconcert.testing.certificate import self_signed
-from pgconcert.testing.urls import rewrite
-from pgconcert.testing.wire import Direction, DirectionName, End, Pipe
+from .certificate import self_signed
+from .urls import rewrite
+from .wire import Direction, DirectionName, End, Pipe
 
 T = TypeVar("T")
 
@@ -43,12 +45,12 @@ _PATIENCE: Final = 10.0
 class FaultProxy:
     """Stands between clients and one server and disturbs what they say to each other, as told.
 
-    `target_host` is a name, an address, or a folder of Unix sockets (it begins with "/"), as in libpq. With `tls` the
-    proxy speaks TLS towards clients that ask for it, with a throw-away certificate (`certificate`), and plain towards
-    the server. Use it as `with FaultProxy(...) as proxy:`, in tests of either kind; the methods may be called from any
-    thread, and have taken effect when they return. If the server cannot be reached, the client is reset.
+    ``target_host`` is a name, an address, or a folder of Unix sockets (it begins with "/"), as in libpq. With ``tls``
+    the proxy speaks TLS towards clients that ask for it, with a throw-away certificate (``certificate``), and plain
+    towards the server. Use it as ``with FaultProxy(...) as proxy:``, in tests of either kind; the methods may be called
+    from any thread, and have taken effect when they return. If the server cannot be reached, the client is reset.
 
-    A `direction` of None means both.
+    A ``direction`` of ``None`` means both.
     """
 
     def __init__(self, target_host: str, target_port: int, *, tls: bool = False) -> None:
@@ -92,7 +94,7 @@ class FaultProxy:
 
     @property
     def certificate(self) -> Path:
-        """The file to give as `sslrootcert`; only with `tls=True`, for localhost and 127.0.0.1."""
+        """The file to give as ``sslrootcert``; only with ``tls=True``, for localhost and 127.0.0.1."""
         if self._certificate is None:
             raise RuntimeError("the proxy has no certificate: give tls=True and use it in a with statement")
         return self._certificate
@@ -127,13 +129,13 @@ class FaultProxy:
         self._each(direction, lambda rules: rules.flows.set())
 
     def delay(self, seconds: float, direction: DirectionName | None = None) -> None:
-        """Pass on what is read from now on `seconds` later, in order; 0 ends it."""
+        """Pass on what is read from now on ``seconds`` later, in order; 0 ends it."""
         if seconds < 0:
             raise ValueError(f"a delay cannot be negative: {seconds}")
         self._each(direction, lambda rules: setattr(rules, "delay", seconds))
 
     def split(self, size: int | None, direction: DirectionName | None = None) -> None:
-        """Write at most `size` bytes at a time, under TLS of the encrypted stream; None ends it.
+        """Write at most ``size`` bytes at a time, under TLS of the encrypted stream; None ends it.
 
         Each piece costs about 0.1 ms. Most pieces arrive alone; a receiver that is kept waiting may find several.
         """
@@ -142,7 +144,7 @@ class FaultProxy:
         self._each(direction, lambda rules: setattr(rules, "piece", size))
 
     def cut_after(self, n_bytes: int, direction: DirectionName) -> None:
-        """Reset all connections once exactly `n_bytes` more payload bytes, of all together, have arrived."""
+        """Reset all connections once exactly ``n_bytes`` more payload bytes, of all together, have arrived."""
         if n_bytes < 1:
             raise ValueError(f"cut_after needs at least 1 byte, not {n_bytes}: use cut()")
         self._each(direction, lambda rules: setattr(rules, "allowance", n_bytes))
@@ -162,7 +164,7 @@ class FaultProxy:
     # Life
 
     def start(self) -> None:
-        """Listen, in a thread of its own. `with` does it."""
+        """Listen, in a thread of its own. ``with`` does it."""
         if self._thread:
             raise RuntimeError("the proxy is already started")
         started: concurrent.futures.Future[None] = concurrent.futures.Future()

@@ -1,8 +1,10 @@
 """Changing one part of a libpq connection string and leaving the rest alone.
 
 Here lives only that. Theory: libpq itself takes the string apart, so every form it knows is understood; a URL stays a
-URL and a list of `key=value` stays a list, because callers choose a backend by the scheme.
+URL and a list of ``key=value`` stays a list, because callers choose a backend by the scheme.
 """
+
+from __future__ import annotations
 
 import re
 from urllib.parse import quote, urlencode
@@ -15,8 +17,8 @@ _PLAIN_HOST = re.compile(r"[A-Za-z0-9._-]+\Z")
 def rewrite(conninfo: str, **changes: str | int | None) -> str:
     """The same connection string with some libpq parameters replaced; None removes one.
 
-    `rewrite("postgresql://ann@db/app", dbname="other")` is `"postgresql://ann@db/other"`. Raises
-    `psycopg.ProgrammingError` if libpq cannot read the string.
+    ``rewrite("postgresql://ann@db/app", dbname="other")`` is ``"postgresql://ann@db/other"``. Raises
+    ``psycopg.ProgrammingError`` if libpq cannot read the string.
     """
     parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value is not None}
     for name, value in changes.items():

@@ -1,14 +1,15 @@
 """What happens to bytes inside the fault proxy: the two ends of a connection, and the rules of one direction.
 
-Here live `End` (a non-blocking socket, with or without TLS on top), `Direction` (paused, delayed, split, limited) and
-`Pipe` (the bytes on their way in one direction).
-Nothing here knows about listening or about the thread.
+Here live ``End`` (a non-blocking socket, with or without TLS on top), ``Direction`` (paused, delayed, split, limited)
+and ``Pipe`` (the bytes on their way in one direction). Nothing here knows about listening or about the thread.
 
 Theory: an end reads only after it was told that it may, and asks again after every wait. So once a direction is
 paused not one more byte is taken from the kernel, and the sender feels the black hole as a full window, as it would
 on a real network. TLS runs over memory buffers, so the proxy decides how the encrypted bytes meet the wire: records
 of up to 16 KiB, cut into any pieces. All of it runs on the proxy's own loop, in one thread.
 """
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
@@ -40,7 +41,7 @@ class Direction:
         self.forwarded = 0
 
     def admit(self, data: bytes) -> tuple[bytes, bool]:
-        """What of `data` may still pass, and whether the connections are to be cut after it."""
+        """What of ``data`` may still pass, and whether the connections are to be cut after it."""
         if self.allowance is None:
             return data, False
         admitted = data[: self.allowance]
@@ -68,7 +69,7 @@ class End:
         await asyncio.get_running_loop().sock_connect(self._sock, address)
 
     async def receive(self, rules: Direction, size: int = CHUNK) -> bytes:
-        """The next bytes, b"" at the end of the stream. Takes nothing from the kernel while `rules` pause."""
+        """The next bytes, b"" at the end of the stream. Takes nothing from the kernel while ``rules`` pause."""
         while True:
             await rules.flows.wait()
             # The first bytes may have come in one piece with the end of the handshake.
@@ -84,7 +85,7 @@ class End:
             self._incoming.write(raw)
 
     async def send(self, data: bytes, rules: Direction) -> None:
-        """Write all of `data`, in the pieces and with the pauses that `rules` ask for."""
+        """Write all of ``data``, in the pieces and with the pauses that ``rules`` ask for."""
         await self._send_raw(self._encrypted(data), rules)
 
     async def arrived(self) -> None:
@@ -106,7 +107,7 @@ class End:
             self._sock.shutdown(socket.SHUT_WR)
 
     async def accept_tls(self, context: ssl.SSLContext, first: bytes, inward: Direction, outward: Direction) -> None:
-        """Do the server's part of a TLS handshake; `first` has been read already."""
+        """Do the server's part of a TLS handshake; ``first`` has been read already."""
         self._incoming.write(first)
         tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         while True:
@@ -211,7 +212,7 @@ class Pipe:
             await self._change()
 
     def put(self, due: float, data: bytes) -> None:
-        """Add bytes that are due at `due` on the loop's clock."""
+        """Add bytes that are due at ``due`` on the loop's clock."""
         self._waiting.append((due, data))
         self._size += len(data)
         self._changed.set()
