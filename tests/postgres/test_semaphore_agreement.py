@@ -64,6 +64,34 @@ async def test_permits_disagree(database: str, engine: Engine) -> None:
     await until_free(database)
 
 
+async def test_who_disagrees_disturbs_nobody_else(database: str) -> None:
+    """A process with a wrong number asks again and again; those with the right one come and go all the same."""
+    async with (
+        AsyncCoordinator(database, name="right") as right,
+        AsyncCoordinator(database, name="right too") as newcomer,
+        AsyncCoordinator(database, name="wrong") as wrong,
+    ):
+        enough = asyncio.Event()
+
+        async def ask_in_vain() -> int:
+            refused = 0
+            while not enough.is_set():
+                with pytest.raises(PermitsDisagree, match=r"^the semaphore .shared. is used by right"):
+                    await wrong.semaphore("shared", 8).acquire()
+                refused += 1
+            return refused
+
+        async with right.semaphore("shared", 4):
+            asking = asyncio.create_task(ask_in_vain())
+            for _ in range(40):
+                async with newcomer.semaphore("shared", 4, timeout=10):
+                    pass
+                until = len(pairs(database, AGREEMENT))
+                assert until <= 2, "the wrong one took no agreement"
+            enough.set()
+            assert await asking > 0
+
+
 async def test_many_that_disagree_at_once(database: str) -> None:
     """Of four processes with numbers of their own that come at the same instant, no two numbers are ever in use."""
     coordinators = [AsyncCoordinator(database) for _ in range(4)]

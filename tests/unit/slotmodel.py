@@ -44,6 +44,8 @@ class ServerSemaphore(Served):
         if verb == "agree":
             (permits,) = _row(parameters)[1:]
             assert not +self.agreements, "agrees twice"
+            if any(number != permits for number in self.others.values()):
+                return "d"
             self.agreements[permits] += 1
             return "t"
         if verb == "leave":

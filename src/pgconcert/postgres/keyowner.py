@@ -208,11 +208,12 @@ class KeyOwner(Owner):
         if self.mode:
             if self.mode != SHARED or self.gate or self.shut != _mode(self.queue[0]):
                 return None
-            verb = "join" if self.queue[0].shared else "close"
+            verb = "close" if not self.queue[0].shared else "join" if self.marked else "mark_to_join"
         else:
             if self.rest is not None or not self.tried or not (self.marked or self.refused_marks >= HOPELESS):
                 return None
-            verb = self._retry()
+            verb = self._retry() if self.marked else self._mark()
+        self.refused_marks = 0
         self.busy = True
         self.woken = False
         return verb
@@ -220,6 +221,7 @@ class KeyOwner(Owner):
     def recover(self, found: Found, verb: str, error: Exception | None) -> None:
         mode = EXCLUSIVE if found.exclusive else SHARED if found.shared else 0
         self.marked = found.marked
+        opened = self.gate and not found.gate
         self.gate = found.gate
         self.tried = self.shut = 0  # nothing else is known, and nobody has been answered: it is tried anew
         self.failures += 1
@@ -231,6 +233,8 @@ class KeyOwner(Owner):
             self._grant(mode)
         elif error is not None and (not mode or verb in ("join", "mark_to_join", "close")):
             self.fail(error)
+        if opened:
+            self.shard.wake_others(self)  # nobody may have been told
         self.step()
 
     def link_died(self, reason: str) -> None:
@@ -288,7 +292,7 @@ class KeyOwner(Owner):
             shard.ask["try_shared" if queue[0].shared else "try"](self)
         elif not self.marked and self.refused_marks < HOPELESS:
             if shard.can_mark(self):
-                self._send("mark_shared" if queue[0].shared else "mark_at_gate" if self.gate else "mark")
+                self._send(self._mark())
         elif self.woken:
             self._send(self._retry())
 
@@ -310,6 +314,9 @@ class KeyOwner(Owner):
             return bool(self.patient)  # whoever waits comes before it
         # but readers whose try is under way may take it along
         return any(other.state == WAITING and other.wait and not other.shared for other in self.queue)
+
+    def _mark(self) -> str:
+        return "mark_shared" if self.queue[0].shared else "mark_at_gate" if self.gate else "mark"
 
     def _retry(self) -> str:
         if self.queue[0].shared:

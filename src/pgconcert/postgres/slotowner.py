@@ -4,9 +4,10 @@ A semaphore of n permits is n advisory locks, its *slots*; whoever holds one has
 from a random start and stops when it has as many as are wanted. All that concerns waiting is as for a lock.
 
 Everybody who uses a semaphore must believe in the same n. So before its first try a session takes the *agreement*, a
-shared lock that says "this semaphore, with n", and then looks whether somebody has one with another number. Both of two
-who come at the same time have theirs before they look, so at least one of them sees the other. Looking lists the
-server's locks, which is too dear for every cycle: so the agreement is kept for some seconds after the last use.
+shared lock that says "this semaphore, with n", unless somebody has one with another number, and then looks again.
+Both of two who come at the same time have theirs before they look again, so at least one of them sees the other; and
+who comes later takes none, and so disturbs nobody. Looking lists the server's locks, which is too dear for every cycle:
+so the agreement is kept for some seconds after the last use.
 
 What it notes beside what every owner does (``owner.py``)::
 
@@ -48,6 +49,7 @@ __all__ = ["SlotOwner"]
 
 _LINGER: Final = 5.0
 _BUSY_MARK: Final = b"b"
+_DISAGREE: Final = ord("d")
 _NOT_OURS: Final = ord("n")
 _WANTED: Final = ord("w")
 
@@ -94,7 +96,7 @@ class SlotOwner(Owner):
     def acquire(self, claim: Claim) -> None:
         permits = claim.key.permits
         if permits != self.permits:
-            if self.slots or self.patient or self.impatient:
+            if self.claims or self.patient or self.impatient:
                 claim.fail(_disagreement(claim.key.name, permits, "this process", self.permits))
                 return
             self.permits = permits
@@ -176,18 +178,20 @@ class SlotOwner(Owner):
         self.step()
 
     def agreement_taken_with(self, answer: int) -> None:
-        """The agreement is ours: look who has another, before anything else."""
+        """The agreement is ours, or was not taken because somebody has another: look who, before anything else."""
+        if answer == _DISAGREE:
+            self._agreeing = 0
         self.shard.look_who_agrees(self, self.agreed_with)
 
     def agreed_with(self, others: Sequence[tuple[str, int]]) -> None:
-        """We hold the agreement; ``others`` hold it too (who, and their number)."""
+        """We hold the agreement, or did not take it; ``others`` hold theirs (who, and their number)."""
         self.busy = False
         self.failures = 0
         self.agreed = self._agreeing
         # if our callers have changed their minds meanwhile, it is given up and begun anew
-        if self.agreed == self.permits:
+        if self.agreed in (0, self.permits):
             other = next(((who, permits) for who, permits in others if permits != self.permits), None)
-            self.sure = other is None
+            self.sure = other is None and self.agreed != 0
             if other is not None:
                 self.fail(_disagreement(self.queue[0].key.name if self.queue else "", self.permits, *other))
         self.step()
@@ -205,7 +209,8 @@ class SlotOwner(Owner):
             return None
         self.busy = True
         self.woken = False
-        return "take"
+        self.refused_marks = 0
+        return "take" if self.marked else "mark_slots"
 
     def recover(self, found: Found, verb: str, error: Exception | None) -> None:
         self.marked = found.marked

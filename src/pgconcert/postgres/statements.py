@@ -121,7 +121,16 @@ GIVE = statement(f"""
       from unnest($1::int8[], $2::text[]) q(k, slots)
 """)
 _AGREEMENTS = "from unnest($1::int8[], $2::int4[]) q(k, n)"
-AGREE = statement(f"select array_agg(pg_try_advisory_lock_shared({_AGREEMENT_OF_K})) {_AGREEMENTS}")
+# d: somebody has agreed to another number, and nothing was taken; t: taken.
+AGREE = statement(f"""
+    select array_agg(case when exists (
+        select from pg_locks l
+         where l.locktype = 'advisory' and l.granted and l.objsubid = 2
+           and l.database = (select datid from pg_stat_get_activity(pg_backend_pid()))
+           and l.classid::int8 >> 28 = {AGREEMENT} and l.classid::int8 & 262143 = (k >> 32) & 262143
+           and l.objid::int8 = k & 4294967295 and (l.classid::int8 >> 18) & 1023 <> n
+    ) then 'd' when pg_try_advisory_lock_shared({_AGREEMENT_OF_K}) then 't' end) {_AGREEMENTS}
+""")
 LEAVE = statement(f"select array_agg(pg_advisory_unlock_shared({_AGREEMENT_OF_K})) {_AGREEMENTS}")
 # All who hold an agreement about a semaphore, given the fifty bits that its pairs have of the key.
 AGREED = statement(f"""
