@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 UV ?= uv
 PYTEST_ARGS ?=
+# Tests wait for servers and processes more than they compute, so there are more of them than processors.
+PYTEST_WORKERS ?= 4
 LOCK_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -29,11 +31,11 @@ demo: install ## several processes, one lock, one SIGKILL; under a minute
 
 .PHONY: test
 test: install ## all tests but the long ones, on the embedded server (PYTEST_ARGS=... goes to pytest)
-	@$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not long" -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: test-all
 test-all: install ## all tests, the long faults and the soak too
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: test-pythons
 test-pythons: install ## the unit tests on every Python from 3.11 to 3.14 found here
@@ -65,6 +67,7 @@ docs: install ## build the documentation; warnings are errors
 .PHONY: bench-smoke
 bench-smoke: install ## the benchmarks, short and without peers: do they still run?
 	@$(BIN)/python benchmarks/locks.py --smoke
+	@$(BIN)/python benchmarks/blocking.py --smoke
 
 .PHONY: check
 check: test lint types contracts docs bench-smoke test-pythons ## every gate

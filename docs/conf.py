@@ -46,7 +46,7 @@ def leave_to_own_page(app: Sphinx, what: str, name: str, obj: Any, skip: bool, o
 def find_public_place(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.TextElement
 ) -> nodes.reference | None:
-    """Lead `pgconcert.hold.Hold`, as an annotation writes it, to where `Hold` is documented."""
+    """Lead `pgconcert.hold.AsyncHold`, as an annotation writes it, to where `AsyncHold` is documented."""
     target: str = node.get("reftarget", "")
     if node.get("refdomain") != "py" or not target.startswith("pgconcert."):
         return None

@@ -27,7 +27,8 @@ from pgconcert.postgres.embedded import EmbeddedServer
 from pgconcert.testing import ServerSession, eventually, rewrite, sessions
 from tests.processes import run_as, spawn, stop, unprivileged
 
-DATABASE_PREFIX: Final = "pgconcert_test_"
+# Of this run, or of this worker of it: the databases of others, on a server that is shared, are none of our business.
+DATABASE_PREFIX: Final = f"pgconcert_test_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_"
 
 _SETTINGS: Final = {"listen_addresses": "127.0.0.1", "fsync": "off", "full_page_writes": "off", "max_wal_senders": "10"}
 _START_LIMIT: Final = 60.0

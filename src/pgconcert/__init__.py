@@ -1,6 +1,7 @@
 """Locks, leadership, shared tasks and events for the processes of one application, through their PostgreSQL."""
 
 from .backend import Backend, Health, Holder, LinkHealth
+from .blocking import Coordinator, Hold, Lock, LockSet, Semaphore
 from .coordinator import AsyncCoordinator
 from .errors import (
     AcquireTimeout,
@@ -22,18 +23,20 @@ from .errors import (
     Unavailable,
     WouldDeadlock,
 )
-from .hold import Hold
+from .hold import AsyncHold
 from .locks import AsyncLock, AsyncSemaphore
 from .locksets import AsyncLockSet
 
 __all__ = [
     "AcquireTimeout",
     "AsyncCoordinator",
+    "AsyncHold",
     "AsyncLock",
     "AsyncLockSet",
     "AsyncSemaphore",
     "Backend",
     "ConfigurationError",
+    "Coordinator",
     "CoordinatorClosed",
     "EmbeddedServerError",
     "Health",
@@ -43,13 +46,16 @@ __all__ = [
     "KeyInvalid",
     "LinkHealth",
     "LinkLost",
+    "Lock",
     "LockBudgetExceeded",
     "LockLost",
+    "LockSet",
     "NotHeld",
     "PermitsDisagree",
     "PgconcertError",
     "PoolerRefused",
     "PublishUncertain",
+    "Semaphore",
     "StandbyRefused",
     "StatementFailed",
     "Unavailable",

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from .backend import Claim, Holder, Locker
 from .deadlock import Actor, Scopes
 from .errors import AcquireTimeout, ConfigurationError, WouldDeadlock, given, shown
-from .hold import Grant, Hold, Name, OnLost
+from .hold import AsyncHold, Grant, Name, OnLost
 from .keys import LockKey
 
 __all__ = ["Acquirable", "Register", "check_timeout", "in_the_way"]
@@ -119,7 +119,7 @@ class Acquirable:
         self._register = register
         self._timeout = timeout
         self._on_lost: OnLost = on_lost
-        self._entered: list[Hold] | None = None
+        self._entered: list[AsyncHold] | None = None
 
     @property
     @abstractmethod
@@ -131,8 +131,8 @@ class Acquirable:
         """How long ``async with`` and ``acquire`` wait by default, in seconds; ``None`` is for ever."""
         return self._timeout
 
-    async def acquire(self, timeout: float | None = None) -> Hold:
-        """Wait for it and return the ``Hold``.
+    async def acquire(self, timeout: float | None = None) -> AsyncHold:
+        """Wait for it and return the ``AsyncHold``.
 
         ``timeout`` in seconds overrides the object's own; 0 tries once, ``math.inf`` waits for ever. Raises
         ``AcquireTimeout`` (which names the holder), ``WouldDeadlock``, ``LockBudgetExceeded``, ``Unavailable`` (no
@@ -142,15 +142,15 @@ class Acquirable:
         return await self._acquire(self._timeout if timeout is None else check_timeout(timeout))
 
     @abstractmethod
-    async def try_acquire(self) -> Hold | None:
-        """Return a ``Hold``, or ``None`` at once if somebody else has it. Raises what ``acquire`` raises, and
+    async def try_acquire(self) -> AsyncHold | None:
+        """Return an ``AsyncHold``, or ``None`` at once if somebody else has it. Raises what ``acquire`` raises, and
         ``Unavailable`` while there is no connection."""
 
     @abstractmethod
-    def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, Hold]:
+    def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, AsyncHold]:
         """Wait for it, by the rules of ``acquire``."""
 
-    async def __aenter__(self) -> Hold:
+    async def __aenter__(self) -> AsyncHold:
         self._register.here()
         task = asyncio.current_task(self._register.loop)
         assert task is not None

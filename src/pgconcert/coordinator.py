@@ -12,7 +12,7 @@ from .backend import Backend
 from .composition import Composition, seconds
 from .conninfo import Address
 from .errors import ConfigurationError, CoordinatorClosed, NotHeld, given
-from .hold import Hold, OnLost
+from .hold import AsyncHold, OnLost
 from .locks import AsyncLock, AsyncSemaphore
 from .locksets import AsyncLockSet
 
@@ -67,7 +67,7 @@ class AsyncCoordinator(Composition[Register]):
             from .enginethread import ThreadedBackend
 
             self._backend = ThreadedBackend(self._given)
-        self._by_key: dict[int, Hold] = {}
+        self._by_key: dict[int, AsyncHold] = {}
         self._closing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:

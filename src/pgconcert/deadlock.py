@@ -16,7 +16,6 @@ processes are out of sight.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from .backend import Claim
 from .errors import WouldDeadlock
 from .keys import LockKey
 
-__all__ = ["Actor", "LockedScopes", "Scopes"]
+__all__ = ["Actor", "Scopes"]
 
 Actor = Any
 """Who is inside and who waits: with asyncio a task (the word used here), in the blocking twin a thread."""
@@ -194,32 +193,6 @@ class Scopes:
             further = self._waits.get(holder) if holder is not task else None
             words += f", which waits for {_what(further.key)};" if further is not None else ";"
         return f"{words[:-1]}. Take them in one order everywhere, or all at once with lock_all()"
-
-
-class LockedScopes(Scopes):
-    """The same for threads: one at a time."""
-
-    __slots__ = ("_mutex",)
-
-    def __init__(self, noun: str, name: Callable[[Actor], str]) -> None:
-        super().__init__(noun, name)
-        self._mutex = threading.Lock()
-
-    def enter(self, claim: Claim, task: Actor) -> None:
-        with self._mutex:
-            super().enter(claim, task)
-
-    def leave(self, claim: Claim, task: Actor) -> None:
-        with self._mutex:
-            super().leave(claim, task)
-
-    def begin_wait(self, task: Actor, key: LockKey, shared: bool) -> None:
-        with self._mutex:
-            super().begin_wait(task, key, shared)
-
-    def end_wait(self, task: Actor) -> None:
-        with self._mutex:
-            super().end_wait(task)
 
 
 def _what(key: LockKey) -> str:

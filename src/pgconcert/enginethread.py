@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
@@ -78,9 +79,12 @@ class EngineThread:
             if EngineThread._current is self:
                 EngineThread._current = None
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     def _run(self) -> None:
+        # Ctrl-C that the kernel gave to this thread would leave the main thread, which waits, uninterrupted
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
             asyncio.set_event_loop(runner.get_loop())
             try:

@@ -1,4 +1,4 @@
-"""What you have when you hold something: ``Grant``, the engine's side of it, and ``Hold``, the caller's.
+"""What you have when you hold something: ``Grant``, the engine's side of it, and ``AsyncHold``, the caller's.
 
 States of a grant: *held*, then once and for ever *over* (released) or *lost* (``reason`` is set). The engine moves it
 to lost, the caller to released; whoever comes second changes nothing. The engine keeps grants and never holds, so a
@@ -28,7 +28,7 @@ from typing import Literal, NoReturn, Protocol, Self, SupportsIndex
 
 from .errors import HoldLost, LockLost, shown
 
-__all__ = ["Grant", "Held", "Hold", "Name", "OnLost", "Waiter"]
+__all__ = ["AsyncHold", "Grant", "Held", "Name", "OnLost", "Waiter"]
 
 OnLost = Literal["cancel", "report"]
 """What a scope does when its hold is lost: cancel the body, or only report it (flag, ``wait_lost``, error at exit)."""
@@ -56,7 +56,7 @@ class Grant:
         self.permit: int | None = None
         self.reason: str | None = None
         self.over = False
-        self.scope: weakref.ref[Hold] | None = None
+        self.scope: weakref.ref[AsyncHold] | None = None
         """The hold whose body is to be cancelled on loss; weak, because engines keep grants and never holds."""
         self.watchers: list[Callable[[], None]] | None = None
 
@@ -81,6 +81,15 @@ class Grant:
         if scope is not None:
             scope.tell_loss()
         return True
+
+    def forked(self) -> None:
+        """In a forked child: it is lost, and so is a set that it belongs to. Nobody is told, for the loop is the
+        parent's."""
+        self.reason = "forked"
+        for watcher in self.watchers or ():
+            group = getattr(watcher, "__self__", None)
+            if isinstance(group, Grant):
+                group.forked()
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Call ``watcher`` when lost (at once if it is), on the engine's thread. It may be called twice."""
@@ -159,7 +168,7 @@ class Held:
 
     def __repr__(self) -> str:
         state = f"lost: {self.reason}" if self.lost else "released" if self._grant.over else "held"
-        return f"<Hold {shown(self.key)} {state}>"
+        return f"<{type(self).__name__} {shown(self.key)} {state}>"
 
     def __del__(self) -> None:
         if not self._to_be_given_back:
@@ -170,7 +179,7 @@ class Held:
         warnings.warn(f"the hold of {shown(grant.name)} was dropped without release", ResourceWarning, stacklevel=1)
 
 
-class Hold(Held):
+class AsyncHold(Held):
     """What you hold. Only this object releases it.
 
     Use it as ``async with hold:`` to have the body cancelled on loss and the hold released at the end. A hold may be

@@ -1,4 +1,4 @@
-"""Locks and semaphores: what is said to a ``Locker``, and how its answer becomes a ``Hold``. No backend stands here."""
+"""Locks and semaphores: what is said to a ``Locker``, and how its answer becomes a hold. No backend stands here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from .acquiring import Acquirable, Register
 from .backend import Claim
-from .hold import Hold, OnLost
+from .hold import AsyncHold, OnLost
 from .keys import LockKey
 
 __all__ = ["AsyncLock", "AsyncSemaphore"]
@@ -43,9 +43,9 @@ class AsyncLock(Acquirable):
         """Whether it is shared with other readers."""
         return self._shared
 
-    async def try_acquire(self) -> Hold | None:
-        """Return a ``Hold``, or ``None`` at once if somebody else has the lock. Raises what ``acquire`` raises, and
-        ``Unavailable`` while there is no connection."""
+    async def try_acquire(self) -> AsyncHold | None:
+        """Return an ``AsyncHold``, or ``None`` at once if somebody else has the lock. Raises what ``acquire`` raises,
+        and ``Unavailable`` while there is no connection."""
         register = self._register
         register.here()
         future: asyncio.Future[bool] = register.loop.create_future()
@@ -58,16 +58,16 @@ class AsyncLock(Acquirable):
             raise
         return self._hold(claim) if granted else None
 
-    def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, Hold]:
+    def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, AsyncHold]:
         return self._register.claim(self._key, self._shared, timeout, self._hold, self._expired)
 
-    async def _expired(self, timeout: float) -> Hold:
+    async def _expired(self, timeout: float) -> AsyncHold:
         raise await self._register.timed_out(self._key, self._what(), timeout)
 
-    def _hold(self, claim: Claim) -> Hold:
+    def _hold(self, claim: Claim) -> AsyncHold:
         register = self._register
         locker = register.locker
-        hold = Hold(claim, register.loop, locker.release, locker.drop, self._on_lost, register.scoped)
+        hold = AsyncHold(claim, register.loop, locker.release, locker.drop, self._on_lost, register.scoped)
         if claim.reason is not None:
             hold.check()
         return hold

@@ -20,7 +20,7 @@ from .acquiring import Acquirable, Register
 from .backend import Claim, Locker
 from .deadlock import Actor, Scopes
 from .errors import ConfigurationError, Unavailable, given
-from .hold import Grant, Hold, OnLost, Waiter
+from .hold import AsyncHold, Grant, OnLost, Waiter
 from .keys import LockKey
 
 __all__ = ["AsyncLockSet", "Together", "in_order", "take_all", "try_all"]
@@ -55,19 +55,19 @@ class AsyncLockSet(Acquirable):
         """Whether all of them are shared with other readers."""
         return self._shared
 
-    async def try_acquire(self) -> Hold | None:
-        """Return a ``Hold`` of all, or ``None`` at once if somebody else has one of them: then nothing is held. Raises
-        what ``acquire`` raises, and ``Unavailable`` while there is no connection."""
+    async def try_acquire(self) -> AsyncHold | None:
+        """Return an ``AsyncHold`` of all, or ``None`` at once if somebody else has one of them: then nothing is held.
+        Raises what ``acquire`` raises, and ``Unavailable`` while there is no connection."""
         together = await try_all(self._register, self._keys, self._shared)
         return None if together is None else self._hold(together)
 
-    async def _acquire(self, timeout: float | None) -> Hold:
+    async def _acquire(self, timeout: float | None) -> AsyncHold:
         return self._hold(await take_all(self._register, self._keys, self._shared, timeout))
 
-    def _hold(self, together: Together) -> Hold:
+    def _hold(self, together: Together) -> AsyncHold:
         register = self._register
         locker = register.locker
-        hold = Hold(
+        hold = AsyncHold(
             together,
             register.loop,
             lambda grant, waiter: together.release(locker, waiter),
@@ -242,7 +242,7 @@ class Together(Grant):
         self.claims = claims
         self.shared = claims[0].shared
         for claim in claims:
-            claim.watch(self._told(claim))
+            claim.watch(self.a_part_is_lost)
 
     @property
     def remains(self) -> bool:
@@ -271,12 +271,11 @@ class Together(Grant):
             claim.over = True
         return held
 
-    def _told(self, claim: Claim) -> Callable[[], None]:
-        def told() -> None:
-            if claim.reason is not None:
-                self.lose(f"{claim.name!r}: {claim.reason}")
-
-        return told
+    def a_part_is_lost(self) -> None:
+        """One of the claims was lost, and so is the set."""
+        lost = next((claim for claim in self.claims if claim.reason is not None), None)
+        if lost is not None:
+            self.lose(f"{lost.name!r}: {lost.reason}")
 
 
 def in_order(keys: object, checked: Callable[[int | str], LockKey]) -> list[LockKey]:

@@ -47,7 +47,11 @@ async def off_loop(work: Callable[[], T], unclaimed: Callable[[T], object] | Non
             if failure is None and unclaimed is not None:
                 unclaimed(result)  # type: ignore[arg-type]
 
-    threading.Thread(target=run, name="pgconcert-off-loop", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="pgconcert-off-loop", daemon=True).start()
+    except RuntimeError:
+        # from Python 3.12 on no thread begins once the main thread has ended, while others may still need a link
+        run()
     try:
         return await answer
     except asyncio.CancelledError:

@@ -31,7 +31,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pgconcert import AsyncCoordinator, Hold
+from pgconcert import AsyncCoordinator, AsyncHold
 from pgconcert.acquiring import Acquirable
 from pgconcert.memory import MemoryBackend
 from pgconcert.postgres import keeper, waiting
@@ -60,8 +60,8 @@ class Ask:
     c: int
     keys: Sequence[str]
     shared: bool
-    task: asyncio.Task[Hold] | None = None
-    hold: Hold | None = None
+    task: asyncio.Task[AsyncHold] | None = None
+    hold: AsyncHold | None = None
 
 
 class Model(RuleBasedStateMachine):
@@ -93,7 +93,7 @@ class Model(RuleBasedStateMachine):
             return len(having) < PERMITS
         return not having or (shared and all(ask.shared for ask in having))
 
-    def has_got(self, ask: Ask, hold: Hold) -> None:
+    def has_got(self, ask: Ask, hold: AsyncHold) -> None:
         assert all(self.fits(key, ask.shared) for key in ask.keys), f"granted, and does not fit: {ask}, {self.held}"
         ask.hold = hold
         self.held.append(ask)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from pgconcert import AsyncCoordinator, Hold
+from pgconcert import AsyncCoordinator, AsyncHold
 from pgconcert.events import Event
 from pgconcert.keys import KeySpace
 from pgconcert.testing import advisory_locks, eventually_async
@@ -57,7 +57,7 @@ async def until_free(url: str) -> None:
 
 
 @asynccontextmanager
-async def waiter(coordinator: AsyncCoordinator, key: str, url: str) -> AsyncIterator[asyncio.Task[Hold]]:
+async def waiter(coordinator: AsyncCoordinator, key: str, url: str) -> AsyncIterator[asyncio.Task[AsyncHold]]:
     """A task that waits for a key which another process has; at the end its lock is released."""
     task = asyncio.create_task(coordinator.lock(key).acquire())
     try:

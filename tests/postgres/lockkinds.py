@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 from pgconcert import AsyncCoordinator
-from pgconcert.hold import Hold
+from pgconcert.hold import AsyncHold
 from pgconcert.keys import numbered_pair
 from pgconcert.testing import AdvisoryLock, advisory_locks, eventually_async
 from tests.postgres.scenes import statements
@@ -69,7 +69,7 @@ async def still_waits(task: asyncio.Task[Any], *coordinators: AsyncCoordinator) 
     return not task.done()
 
 
-async def let_go(*holds: Hold | None) -> None:
+async def let_go(*holds: AsyncHold | None) -> None:
     """Release in the order given."""
     for hold in holds:
         assert hold is not None

@@ -18,7 +18,7 @@ import pytest
 from pgconcert import AsyncCoordinator
 from pgconcert.conninfo import AddressSource
 from pgconcert.events import Event, EventStream
-from pgconcert.hold import Hold
+from pgconcert.hold import AsyncHold
 from pgconcert.keys import KeySpace
 from pgconcert.postgres.keeper import Context
 from pgconcert.postgres.link import Link, Notification, Rows, statement
@@ -88,7 +88,7 @@ async def until_free(url: str) -> None:
     await eventually_async(lambda: not advisory_locks(url), what="no advisory lock is left")
 
 
-async def waiting_for(coordinator: AsyncCoordinator, key: int | str, url: str) -> asyncio.Task[Hold]:
+async def waiting_for(coordinator: AsyncCoordinator, key: int | str, url: str) -> asyncio.Task[AsyncHold]:
     """A task that waits for a key held by another process, and is known to the server as waiting."""
     before = marks_on_server(url)
     task = asyncio.create_task(coordinator.lock(key).acquire())

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pgconcert import AsyncCoordinator, AsyncLock, CoordinatorClosed, Hold, LockBudgetExceeded, PgconcertError
+from pgconcert import AsyncCoordinator, AsyncHold, AsyncLock, CoordinatorClosed, LockBudgetExceeded, PgconcertError
 from pgconcert.events import ConnectFailed, HoldDropped, LockReleased
 from pgconcert.testing import FaultProxy, advisory_locks, eventually, eventually_async
 from tests.postgres.scenes import (
@@ -127,7 +127,7 @@ async def test_close_with_a_full_executor(database: str, engine: Engine) -> None
 def test_a_hold_dropped_after_its_loop_ended(database: str) -> None:
     """With `engine="thread"` the links outlive the caller's loop; a hold thrown away afterwards is still released."""
 
-    async def take() -> tuple[AsyncCoordinator, list[Hold]]:
+    async def take() -> tuple[AsyncCoordinator, list[AsyncHold]]:
         c = AsyncCoordinator(database, engine="thread")
         await c.open()
         return c, [await c.lock("orphan").acquire()]
@@ -248,11 +248,11 @@ async def test_a_lost_hold_is_no_deadlock(database: str, server: Server) -> None
             await stack.aclose()
 
 
-async def _enter(lock: AsyncLock) -> "weakref.ref[Hold]":
+async def _enter(lock: AsyncLock) -> "weakref.ref[AsyncHold]":
     return weakref.ref(await AsyncExitStack().enter_async_context(lock))
 
 
-async def _enter_and_forget(lock: AsyncLock) -> "weakref.ref[Hold]":
+async def _enter_and_forget(lock: AsyncLock) -> "weakref.ref[AsyncHold]":
     hold = await _enter(lock)
     del lock
     gc.collect()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pgconcert import AsyncCoordinator, ConfigurationError, Hold, LockBudgetExceeded, StatementFailed
+from pgconcert import AsyncCoordinator, AsyncHold, ConfigurationError, LockBudgetExceeded, StatementFailed
 from pgconcert.events import BatchReconciled, ConnectFailed, Event, LinkOpened, StillWaiting
 from pgconcert.keys import KeySpace, wake_bucket
 from pgconcert.postgres import locks as locks_module
@@ -299,8 +299,8 @@ async def test_further_links_leave_the_server_room(
                 for n in range(8):
                     keys = range(30 * n, 30 * n + 30)
                     outcomes += await asyncio.gather(*(c.lock(k).acquire() for k in keys), return_exceptions=True)
-            holds = [outcome for outcome in outcomes if isinstance(outcome, Hold)]
-            errors = [outcome for outcome in outcomes if not isinstance(outcome, Hold)]
+            holds = [outcome for outcome in outcomes if isinstance(outcome, AsyncHold)]
+            errors = [outcome for outcome in outcomes if not isinstance(outcome, AsyncHold)]
             assert {(type(error), error.sqlstate) for error in errors} == {(LockBudgetExceeded, "")}
             assert not reconciled
             assert 30 <= len(holds) <= table * 3 // 4

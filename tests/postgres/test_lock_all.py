@@ -11,7 +11,7 @@ import random
 import pytest
 
 from pgconcert import AsyncCoordinator, LockBudgetExceeded
-from pgconcert.hold import Hold
+from pgconcert.hold import AsyncHold
 from pgconcert.postgres import waiting
 from pgconcert.postgres.lockshard import SHARD_SIZE
 from pgconcert.testing import eventually_async
@@ -241,7 +241,9 @@ async def test_released_twice(database: str) -> None:
         await hold.release()
         assert await cost_of(hold.release(), c) == 0
         assert hold.released
-        holds: list[Hold] = await asyncio.gather(*(c.lock_all([f"own {n}", f"too {n}"]).acquire() for n in range(20)))
+        holds: list[AsyncHold] = await asyncio.gather(
+            *(c.lock_all([f"own {n}", f"too {n}"]).acquire() for n in range(20))
+        )
 
         async def release() -> None:
             await asyncio.gather(*(hold.release() for hold in holds))

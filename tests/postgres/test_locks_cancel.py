@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pgconcert import AcquireTimeout, AsyncCoordinator
-from pgconcert.hold import Hold
+from pgconcert.hold import AsyncHold
 from pgconcert.testing import advisory_locks, eventually_async
 from tests.postgres.scenes import Engine, both_engines, disturbed, key_of, keys_on_server, until_free, waiting_for
 
@@ -155,7 +155,7 @@ async def test_cancelled_hand_over(database: str, leave: Any) -> None:
     async with AsyncCoordinator(database) as one, AsyncCoordinator(database) as other:
         hold = await one.lock("handed").acquire()
 
-        async def wait() -> Hold:
+        async def wait() -> AsyncHold:
             task = asyncio.current_task()
             assert task is not None
             return await disturbed(other.lock("handed").acquire(), 1, leave(task))
@@ -262,6 +262,6 @@ async def test_closing_while_callers_leave(database: str) -> None:
             task.cancel()
         await c.close()
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(outcome, Hold):
+            if isinstance(outcome, AsyncHold):
                 await outcome.release()
         assert advisory_locks(database) == []

@@ -21,7 +21,7 @@ from pgconcert.events import (
     ReleaseRefused,
     WakeFailed,
 )
-from pgconcert.hold import Hold
+from pgconcert.hold import AsyncHold
 from pgconcert.postgres.link import statement
 from pgconcert.testing import FaultProxy, advisory_locks, eventually_async, rewrite
 from tests.postgres.scenes import (
@@ -56,7 +56,7 @@ async def test_killed_while_held(database: str, server: Server, engine: Engine) 
     async with AsyncCoordinator(database, engine=engine) as c:
         broken = seen(c, HoldBroken)
         reached = False
-        hold: Hold | None = None
+        hold: AsyncHold | None = None
 
         async def body() -> None:
             nonlocal hold, reached
@@ -264,8 +264,8 @@ async def test_full_lock_table(own_server: OwnServer) -> None:
             reconciled = seen(c, BatchReconciled)
             pid = lock_pid(c)
             outcomes = await asyncio.gather(*(c.lock(n).acquire() for n in range(999)), return_exceptions=True)
-            holds = {first.key: first} | {hold.key: hold for hold in outcomes if isinstance(hold, Hold)}
-            errors = [outcome for outcome in outcomes if not isinstance(outcome, Hold)]
+            holds = {first.key: first} | {hold.key: hold for hold in outcomes if isinstance(hold, AsyncHold)}
+            errors = [outcome for outcome in outcomes if not isinstance(outcome, AsyncHold)]
             assert {type(error) for error in errors} == {LockBudgetExceeded}
             assert reconciled
             assert lock_pid(c) == pid
@@ -287,9 +287,9 @@ async def test_default_budget(own_server: OwnServer) -> None:
         table = small.LOCKS_PER_TRANSACTION * small.CONNECTIONS
         async with AsyncCoordinator(small.url) as c:
             outcomes = await asyncio.gather(*(c.lock(n).acquire() for n in range(table)), return_exceptions=True)
-            holds = [hold for hold in outcomes if isinstance(hold, Hold)]
+            holds = [hold for hold in outcomes if isinstance(hold, AsyncHold)]
             assert len(holds) == c.health().lock_budget == table // 2
-            assert {type(error) for error in outcomes if not isinstance(error, Hold)} == {LockBudgetExceeded}
+            assert {type(error) for error in outcomes if not isinstance(error, AsyncHold)} == {LockBudgetExceeded}
             assert len(keys_on_server(small.url)) == table // 2
             for hold in holds:
                 await hold.release()

@@ -12,7 +12,7 @@ import pytest
 
 from pgconcert import AsyncCoordinator, LockLost, PermitsDisagree
 from pgconcert.events import HoldBroken
-from pgconcert.hold import Hold
+from pgconcert.hold import AsyncHold
 from pgconcert.keys import KeySpace, agreement_pair
 from pgconcert.postgres import slotowner, waiting
 from pgconcert.testing import advisory_locks, eventually_async
@@ -102,10 +102,10 @@ async def test_many_that_disagree_at_once(database: str) -> None:
     for n in range(10):
         asked = [c.semaphore(f"at once {n}", 2 + k % 2).acquire(timeout=5) for k, c in enumerate(coordinators)]
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
-        got = [(outcome, 2 + k % 2) for k, outcome in enumerate(outcomes) if isinstance(outcome, Hold)]
+        got = [(outcome, 2 + k % 2) for k, outcome in enumerate(outcomes) if isinstance(outcome, AsyncHold)]
         assert len({permits for _, permits in got}) <= 1
         for outcome in outcomes:
-            assert isinstance(outcome, (Hold, PermitsDisagree)), outcome
+            assert isinstance(outcome, (AsyncHold, PermitsDisagree)), outcome
         await let_go(*(hold for hold, _ in got))
     for c in coordinators:
         await c.close()

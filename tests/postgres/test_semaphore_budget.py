@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pgconcert import AsyncCoordinator, Hold, LockBudgetExceeded
+from pgconcert import AsyncCoordinator, AsyncHold, LockBudgetExceeded
 from pgconcert.testing import eventually_async
 
 
@@ -41,7 +41,7 @@ async def test_waiting_for_a_permit_counts_no_more_than_there_are(address: str) 
         await eventually_async(lambda: c.health().locks_held == 2)
         async with c.lock("another"):
             pass
-        holds: list[Hold] = []
+        holds: list[AsyncHold] = []
         for number in range(20):
             await eventually_async(lambda number=number: sum(task.done() for task in waiting) > number)  # type: ignore[misc]
             holds = [task.result() for task in waiting if task.done()]

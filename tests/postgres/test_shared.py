@@ -14,7 +14,7 @@ from psycopg import sql
 
 from pgconcert import AcquireTimeout, AsyncCoordinator, LockLost
 from pgconcert.events import HoldBroken
-from pgconcert.hold import Hold
+from pgconcert.hold import AsyncHold
 from pgconcert.postgres import waiting
 from pgconcert.testing import eventually_async
 from tests.postgres.lockkinds import (
@@ -144,7 +144,7 @@ async def test_a_cycle_of_a_reader_costs_two_statements(database: str) -> None:
 async def test_many_readers_of_a_process_hold_one_lock(database: str) -> None:
     """A hundred readers at once are one lock on the server and a handful of statements; so are a hundred more."""
     async with AsyncCoordinator(database, network_timeout=QUIET) as c:
-        holds: list[Hold] = []
+        holds: list[AsyncHold] = []
 
         async def enter() -> None:
             holds.extend(await asyncio.gather(*(c.lock("many", shared=True).acquire() for _ in range(100))))

@@ -13,7 +13,7 @@ import pytest
 
 from pgconcert import AsyncCoordinator
 from pgconcert.events import LockAcquired, StillWaiting, WakeFailed
-from pgconcert.hold import Hold
+from pgconcert.hold import AsyncHold
 from pgconcert.postgres import waiting
 from pgconcert.postgres.lockshard import LockShard
 from pgconcert.postgres.messages import Publisher
@@ -310,7 +310,7 @@ async def test_release_does_not_wait_for_its_wake_up(database: str, server: Serv
             hold = await one.lock("mute").acquire()
             task = await waiting_for(other, "mute", database)
             await hold.release()
-            taken: Hold = await asyncio.wait_for(task, 5)
+            taken: AsyncHold = await asyncio.wait_for(task, 5)
             await eventually_async(lambda: failed)
             await taken.release()
 

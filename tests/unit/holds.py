@@ -1,7 +1,7 @@
 """What the tests of holds share: a hold with a port that we play ourselves, and a look at a task after its block.
 
-The release callable is the whole port of a ``Hold``: it records what is handed in and settles the waiter, at once on
-the next turn of the loop or when the test says so.
+The release callable is the whole port of an ``AsyncHold``: it records what is handed in and settles the waiter, at
+once on the next turn of the loop or when the test says so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pgconcert.hold import Grant, Hold, OnLost, Waiter
+from pgconcert.hold import AsyncHold, Grant, OnLost, Waiter
 from tests.coroutines import LoopFactory
 
 
@@ -47,7 +47,7 @@ class Scene:
     def __init__(self, key: str = "key", on_lost: OnLost = "cancel", *, hold_back: bool = False) -> None:
         self.loop = asyncio.get_running_loop()
         self.grant = Grant(key)
-        self.hold = Hold(self.grant, self.loop, self.release, self.drop, on_lost)
+        self.hold = AsyncHold(self.grant, self.loop, self.release, self.drop, on_lost)
         self.hold_back = hold_back
         self.released: list[Grant] = []
         self.dropped: list[Grant] = []
@@ -56,7 +56,7 @@ class Scene:
         self._task: asyncio.Task[Any] | None = None
 
     def release(self, grant: Grant, waiter: Waiter | None) -> None:
-        """The port: what ``Hold`` calls to give something back."""
+        """The port: what ``AsyncHold`` calls to give something back."""
         self.released.append(grant)
         if waiter is not None and self.hold_back:
             self.waiting.append(waiter)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, cast
 
-from pgconcert import AsyncCoordinator, Hold
+from pgconcert import AsyncCoordinator, AsyncHold
 from pgconcert.clock import FakeClock
 from pgconcert.events import Event
 from pgconcert.memory import MemoryBackend, World
@@ -37,7 +37,7 @@ def handles(c: AsyncCoordinator) -> MemoryBackend:
     return cast(MemoryBackend, c.backend)
 
 
-async def waiting(work: Coroutine[Any, Any, Hold]) -> asyncio.Task[Hold]:
+async def waiting(work: Coroutine[Any, Any, AsyncHold]) -> asyncio.Task[AsyncHold]:
     """A task that waits for something by now."""
     task = asyncio.create_task(work)
     await asyncio.sleep(0)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pgconcert.errors import LockLost
-from pgconcert.hold import Grant, Hold
+from pgconcert.hold import AsyncHold, Grant
 from tests.unit.holds import Scene, aftermath, loops
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
@@ -118,7 +118,7 @@ async def test_an_outer_cancel_that_comes_while_the_block_ends_is_not_eaten() ->
 # generators
 
 
-async def rows(hold: Hold) -> AsyncIterator[int]:
+async def rows(hold: AsyncHold) -> AsyncIterator[int]:
     async with hold:
         for number in range(3):
             yield number
@@ -253,7 +253,7 @@ async def test_a_released_hold_cannot_be_entered() -> None:
 async def test_a_hold_of_another_loop_cannot_be_entered() -> None:
     other = asyncio.new_event_loop()
     grant = Grant("key")
-    hold = Hold(grant, other, lambda grant, waiter: None, lambda grant: None)
+    hold = AsyncHold(grant, other, lambda grant, waiter: None, lambda grant: None)
     with pytest.raises(RuntimeError, match="another event loop"):
         await hold.__aenter__()
     grant.over = True
@@ -334,7 +334,7 @@ async def test_loss_of_a_hold_whose_loop_has_ended_reaches_the_next() -> None:
     """The engine thread outlives loops that were closed with a block still open."""
     ended = asyncio.new_event_loop()
     orphan = Grant("orphan")
-    hold = Hold(orphan, ended, lambda grant, waiter: None, lambda grant: None)
+    hold = AsyncHold(orphan, ended, lambda grant, waiter: None, lambda grant: None)
     task = asyncio.current_task()
     assert task is not None
     hold.enter(task)
@@ -350,7 +350,7 @@ async def test_loss_of_a_hold_whose_loop_has_ended_reaches_the_next() -> None:
 
 async def test_a_dropped_hold_is_handed_in_with_a_warning() -> None:
     scene = Scene()
-    hold = Hold(scene.grant, scene.loop, scene.release, scene.drop)
+    hold = AsyncHold(scene.grant, scene.loop, scene.release, scene.drop)
     known = weakref.ref(hold)
     with pytest.warns(ResourceWarning, match="'key' was dropped without release"):  # noqa: PT031
         del hold

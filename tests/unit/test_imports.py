@@ -54,7 +54,7 @@ def test_few_modules_are_added(report: Report) -> None:
 
 
 def test_nothing_of_the_edges_is_imported(report: Report) -> None:
-    edges = {f"pgconcert.{edge}" for edge in ("cli", "contrib", "instrument", "testing", "blocking")}
+    edges = {f"pgconcert.{edge}" for edge in ("cli", "contrib", "instrument", "testing")}
     assert edges & set(report["all"]) == set()
 
 

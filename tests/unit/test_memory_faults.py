@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pgconcert import AcquireTimeout, AsyncCoordinator, CoordinatorClosed, Hold, LockLost, Unavailable
+from pgconcert import AcquireTimeout, AsyncCoordinator, AsyncHold, CoordinatorClosed, LockLost, Unavailable
 from pgconcert.events import HoldBroken, LinkLost, LinkOpened, LockAcquired
 from pgconcert.testing import eventually_async
 from tests.unit.memoryworld import Story, handles, still_world
@@ -327,7 +327,7 @@ async def test_a_reader_of_events_may_break_it_further(unique: str, engine: Any)
         waits = [soon(c.lock(n).acquire()) for n in range(3)]
         await turns()
         handles(c).lose_connection("number 0")
-        got: list[Hold] = []
+        got: list[AsyncHold] = []
         for n, wait in enumerate(waits):
             hold = await wait
             got.append(hold)

@@ -9,8 +9,8 @@ import pytest
 
 from pgconcert import (
     AsyncCoordinator,
+    AsyncHold,
     CoordinatorClosed,
-    Hold,
 )
 from pgconcert.clock import FakeClock
 from pgconcert.events import (
@@ -153,20 +153,20 @@ def test_a_program_that_ends_without_closing_leaves_nothing(unique: str) -> None
         await c.open()
         kept.append(await c.lock("k", on_lost="report").acquire())
 
-    kept: list[Hold] = []
+    kept: list[AsyncHold] = []
     asyncio.run(careless(f"memory://{unique}"))
     assert kept[0].reason == "its task was cancelled"
     assert world.empty
 
 
 def test_a_loop_that_ends_without_a_word_keeps_nobody_out(unique: str) -> None:
-    async def begin(held: list[Hold]) -> AsyncCoordinator:
+    async def begin(held: list[AsyncHold]) -> AsyncCoordinator:
         c = AsyncCoordinator(f"memory://{unique}")
         await c.open()
         held.append(await c.lock("k", on_lost="report").acquire())
         return c
 
-    held: list[Hold] = []
+    held: list[AsyncHold] = []
     gone = asyncio.new_event_loop()
     c = gone.run_until_complete(begin(held))
     gone.close()

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pgconcert import AcquireTimeout, AsyncCoordinator, CoordinatorClosed, Hold, LockLost, Unavailable
+from pgconcert import AcquireTimeout, AsyncCoordinator, AsyncHold, CoordinatorClosed, LockLost, Unavailable
 from pgconcert.memory import MemoryBackend, World
 from tests.unit.memoryworld import handles
 
@@ -125,7 +125,7 @@ def test_a_storm_leaves_nothing(unique: str, engine: Any) -> None:
 def test_a_grant_that_comes_too_late(unique: str) -> None:
     """The world grants on one thread while the connection is lost on another: the late letter is not a lock."""
 
-    async def release(c: AsyncCoordinator, hold: Hold) -> None:
+    async def release(c: AsyncCoordinator, hold: AsyncHold) -> None:
         await hold.release()
         assert world.table.having(key) != ()  # the world has handed it over
         await c.close()

@@ -100,3 +100,15 @@ def test_the_loop_has_ended() -> None:
     work.go.set()
     assert work.back.get(timeout=10) == "made"
     eventually(lambda: not working())
+
+
+async def test_when_no_thread_begins_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the end of the main thread, others may still need a link: the work is done where it is asked for."""
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert await off_loop(threading.current_thread) is threading.current_thread()
+    with pytest.raises(ZeroDivisionError):
+        await off_loop(lambda: 1 // 0)

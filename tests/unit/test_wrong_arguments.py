@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -190,13 +190,14 @@ async def test_a_number_that_python_would_not_write(huge: int) -> None:
             AsyncCoordinator("null://", **arguments)
     async with AsyncCoordinator("null://") as c:
         anything: Any = c
-        for call in (
+        calls: tuple[Callable[[], object], ...] = (
             lambda: anything.lock("k", timeout=-abs(huge)),
             lambda: anything.lock("k", on_lost=huge),
             lambda: anything.lock("k", shared=huge),
             lambda: anything.lock_all(huge),
             lambda: anything.semaphore("s", huge),
-        ):
+        )
+        for call in calls:
             with pytest.raises(ConfigurationError, match=bits):
                 call()
 
@@ -207,10 +208,13 @@ def test_a_hold_stays_on_its_loop(unique: str) -> None:
         c = AsyncCoordinator(f"memory://{unique}")
         here.run(c.open())
         hold = here.run(c.lock("k").acquire())
-        uses: tuple[Callable[[], Coroutine[Any, Any, Any]], ...] = (hold.release, hold.wait_lost, hold.__aenter__)
-        for use in uses:
-            with pytest.raises(RuntimeError, match=r"^the hold of 'k' belongs to another event loop$"):
-                there.run(use())
+        there_too = pytest.raises(RuntimeError, match=r"^the hold of 'k' belongs to another event loop$")
+        with there_too:
+            there.run(hold.release())
+        with there_too:
+            there.run(hold.wait_lost())
+        with there_too:
+            there.run(hold.__aenter__())
         assert not hold.released
         here.run(hold.release())
         here.run(c.close())

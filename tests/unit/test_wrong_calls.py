@@ -236,8 +236,8 @@ async def test_what_is_said_of_a_large_set_is_short(unique: str) -> None:
         thing = c.lock_all(range(1000))
         assert repr(thing) == f"<AsyncLockSet {few}>"
         hold = await thing.acquire()
-        assert repr(hold) == f"<Hold {few} held>"
+        assert repr(hold) == f"<AsyncHold {few} held>"
         handles(c).lose_connection("the cable was pulled")
-        assert repr(hold).startswith(f"<Hold {few} lost: ")
+        assert repr(hold).startswith(f"<AsyncHold {few} lost: ")
         with pytest.raises(Exception, match=rf"^{re.escape(few)} was lost: \d+: the cable was pulled$"):
             hold.check()

@@ -37,7 +37,7 @@ import click
 from ..coordinator import AsyncCoordinator
 from ..errors import AcquireTimeout, ConfigurationError, PgconcertError, Unavailable
 from ..events import Event, HoldBroken, StillWaiting
-from ..hold import Hold
+from ..hold import AsyncHold
 from ..keys import KeySpace
 from .run_child import Child, CommandFailed, GuardDied, connected_sockets, find
 from .target import direct_url_option, namespace_option, url_option
@@ -241,7 +241,7 @@ async def _run(job: _Job, signals: _Signals) -> int:
         return code
 
 
-async def _acquire(job: _Job, coordinator: AsyncCoordinator) -> Hold:
+async def _acquire(job: _Job, coordinator: AsyncCoordinator) -> AsyncHold:
     lock = coordinator.lock(job.key, shared=job.shared, timeout=job.wait, on_lost="report")
     if not job.verbose:
         return await lock.acquire()
@@ -258,7 +258,7 @@ async def _acquire(job: _Job, coordinator: AsyncCoordinator) -> Hold:
     return hold
 
 
-async def _while_held(job: _Job, hold: Hold, child: Child) -> int:
+async def _while_held(job: _Job, hold: AsyncHold, child: Child) -> int:
     ending = asyncio.ensure_future(child.ended())
     losing = asyncio.ensure_future(hold.wait_lost())
     await asyncio.wait([ending, losing], return_when=asyncio.FIRST_COMPLETED)

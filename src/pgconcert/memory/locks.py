@@ -173,7 +173,7 @@ class MemoryLocker:
         self.connection.forked()
         for claim in self._claims:
             if claim.state == GRANTED:
-                claim.reason = "forked"
+                claim.forked()
 
     # what the connection tells us
 

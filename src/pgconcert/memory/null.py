@@ -99,7 +99,7 @@ class NullLocker:
         """In a forked child: nothing is ours any more."""
         self.closed = True
         for claim in self.held:
-            claim.reason = "forked"
+            claim.forked()
 
     def _drop(self, claim: Grant) -> None:
         assert isinstance(claim, Claim)

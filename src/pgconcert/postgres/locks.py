@@ -223,7 +223,7 @@ class PostgresLocker:
         self._closed = True
         for owner in self._owners.values():
             for claim in owner.claims:
-                claim.reason = "forked"
+                claim.forked()
 
     # what shards and owners tell us
 

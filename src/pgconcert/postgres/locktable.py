@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from ..keys import AGREEMENT, SLOT, gate_pair, interest_pair, numbered_pair
 from .owner import Found
 
-__all__ = ["LockRow", "Ours", "halves", "numbered_halves", "plain_name", "read_row"]
+__all__ = ["Holders", "LockRow", "Ours", "halves", "numbered_halves", "plain_name", "read_row"]
 
 _KEYS: Final = range(-(2**63), 2**63)
 _FIFTY_BITS: Final = 2**50 - 1
@@ -61,14 +61,23 @@ class Ours:
         )
 
 
-def is_of(row: LockRow, key: int) -> bool:
-    """Whether this is the lock of a key, or a slot of a semaphore."""
-    if key in _KEYS:
-        return row.key == key
-    if row.pair is None:
-        return False
-    kind, _, bits = numbered_pair(row.pair)
-    return kind == SLOT and bits == key & _FIFTY_BITS
+class Holders:
+    """Who holds what, by key; the first of the rows."""
+
+    def __init__(self, rows: Sequence[LockRow]) -> None:
+        self._keys: dict[int, LockRow] = {}
+        self._slots: dict[int, LockRow] = {}
+        for row in rows:
+            if row.key is not None:
+                self._keys.setdefault(row.key, row)
+            elif row.pair is not None:
+                kind, _, bits = numbered_pair(row.pair)
+                if kind == SLOT:
+                    self._slots.setdefault(bits, row)
+
+    def of(self, key: int) -> LockRow | None:
+        """Who holds this lock, or a slot of this semaphore."""
+        return self._keys.get(key) if key in _KEYS else self._slots.get(key & _FIFTY_BITS)
 
 
 def plain_name(application: str) -> str:

@@ -25,7 +25,7 @@ from ..keys import wake_bucket
 from .keeper import Context, Keeper
 from .link import Notification, Rows
 from .listener import Listener, Registration
-from .locktable import LockRow, is_of, plain_name, read_row
+from .locktable import Holders, LockRow, plain_name, read_row
 from .messages import Publisher
 from .owner import Owner, OwnersShard
 from .statements import ALL_LOCKS
@@ -232,8 +232,9 @@ class Waiting:
             locks = [read_row(row) for row in rows]
             ours = next((row for row in locks if row.pid == link.pid), None)
             cycle = find_cycle(locks, process_name(ours.application, ours.pid)) if ours is not None else ()
+            holders = Holders(locks)
             for owner, claim in elsewhere:
-                holder = next((row for row in locks if is_of(row, owner.value)), None)
+                holder = holders.of(owner.value)
                 self._events.emit(
                     StillWaiting(
                         key=claim.key.name,

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ... import AsyncCoordinator, Hold
+from ... import AsyncCoordinator, AsyncHold
 from ...acquiring import Acquirable
 from .suite import Stage, cancelled_everywhere, case, raises, turns
 
@@ -17,7 +17,7 @@ Make = Callable[[AsyncCoordinator], Acquirable]
 
 async def _cancelled_while_free(stage: Stage, wanted: Make, test: Make) -> None:
     a, b = await stage.open(), await stage.open()
-    ways: list[Callable[[], Coroutine[Any, Any, Hold | None]]] = [
+    ways: list[Callable[[], Coroutine[Any, Any, AsyncHold | None]]] = [
         lambda: wanted(a).acquire(),
         lambda: wanted(a).try_acquire(),
         lambda: _block(wanted(a)),
@@ -34,11 +34,11 @@ async def _cancelled_while_taken(stage: Stage, wanted: Make, taken: Make) -> Non
     a, b = await stage.open(), await stage.open()
     releasing: list[asyncio.Task[None]] = []
 
-    async def release_later(hold: Hold) -> None:
+    async def release_later(hold: AsyncHold) -> None:
         await stage.settle()
         await hold.release()
 
-    async def contended() -> Hold:
+    async def contended() -> AsyncHold:
         releasing.append(asyncio.create_task(release_later(await taken(a).acquire())))
         return await wanted(b).acquire()
 
@@ -170,7 +170,7 @@ async def an_old_hold_cannot_release_the_new_one(stage: Stage) -> None:
 async def a_dropped_hold_is_released(stage: Stage) -> None:
     """A hold that is thrown away is released, with a ``ResourceWarning``."""
     a, b = await stage.open(), await stage.open()
-    hold: Hold | None = await a.lock("key").acquire()
+    hold: AsyncHold | None = await a.lock("key").acquire()
     waiter = await stage.waiting(b.lock("key").acquire())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from ... import AsyncCoordinator, Hold, LockLost, NotHeld
+from ... import AsyncCoordinator, AsyncHold, LockLost, NotHeld
 from ...acquiring import Acquirable
 from .suite import Stage, case, got, raises
 
 
-async def _lost(stage: Stage, c: AsyncCoordinator, *holds: Hold) -> None:
+async def _lost(stage: Stage, c: AsyncCoordinator, *holds: AsyncHold) -> None:
     await stage.lose(c)
     for hold in holds:
         await hold.wait_lost()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from ... import AcquireTimeout, AsyncCoordinator, Hold
+from ... import AcquireTimeout, AsyncCoordinator, AsyncHold
 from ..leaks import eventually_async
 from .suite import Need, Stage, case, got, raises, turns
 
@@ -167,7 +167,7 @@ async def readers_and_writers_all_finish(stage: Stage) -> None:
     assert finished == 48
 
 
-def _check_company(hold: Hold, inside: list[bool]) -> None:
+def _check_company(hold: AsyncHold, inside: list[bool]) -> None:
     if hold.shared:
         assert all(inside), "a reader is inside together with a writer"
     else:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar
 
-from ... import AsyncCoordinator, CoordinatorClosed, Hold, LockLost
+from ... import AsyncCoordinator, AsyncHold, CoordinatorClosed, LockLost
 from ...acquiring import Acquirable
 from ...backend import Capability, Health
 from ..leaks import eventually_async
@@ -299,7 +299,7 @@ class raises(Generic[E]):  # noqa: N801 - reads as a verb
         return True
 
 
-def got(hold: Hold | None) -> Hold:
+def got(hold: AsyncHold | None) -> AsyncHold:
     """The hold of a try that must have succeeded."""
     assert hold is not None, "try_acquire() gave None, and nothing is in the way"
     return hold
