@@ -15,7 +15,7 @@ from hashlib import blake2b
 from importlib import import_module
 from typing import Any
 
-from candidate import Address, AsyncCandidate, Key, PerThread
+from candidate import Address, AsyncCandidate, BlockingCandidate, Key, PerThread
 
 TRY = "select pg_try_advisory_lock(%s)"
 WAIT = "select pg_advisory_lock(%s)"
@@ -66,6 +66,30 @@ class Pgconcert(AsyncCandidate):
 
     def statements(self) -> int | None:
         return sum(link.statements for link in self.coordinator.health().links)
+
+
+class PgconcertBlocking(BlockingCandidate):
+    def open(self, address: Address, tasks: int) -> None:
+        from pgconcert.blocking import Coordinator
+
+        self.coordinator = Coordinator(address.url)
+        self.coordinator.open()
+
+    def acquire(self, key: Key) -> Any:
+        return self.coordinator.lock(key).acquire()
+
+    def try_acquire(self, key: Key) -> Any:
+        return self.coordinator.lock(key).try_acquire()
+
+    def release(self, token: Any) -> None:
+        token.release()
+
+    def cycle(self, key: Key) -> None:
+        with self.coordinator.lock(key):
+            pass
+
+    def close(self) -> None:
+        self.coordinator.close()
 
 
 class RawPsycopgAsync(AsyncCandidate):

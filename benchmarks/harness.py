@@ -94,10 +94,11 @@ class Guest:
     """One candidate in a process of its own; `ask` sends it a verb and waits for the answer.
 
     Raises `Missing` when the candidate is not installed and `RuntimeError` with the candidate's own error otherwise.
+    `label` is its name in the tables, where one candidate takes part twice.
     """
 
-    def __init__(self, name: str, address: Address, tasks: int) -> None:
-        self.name = name
+    def __init__(self, name: str, address: Address, tasks: int, label: str | None = None) -> None:
+        self.name = label or name
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=host, args=(name, address, tasks, theirs), daemon=True)

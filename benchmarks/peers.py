@@ -16,7 +16,16 @@ from importlib import import_module
 from typing import Any, Literal
 
 from candidate import Address, AsyncCandidate, BlockingCandidate, Key, PerThread
-from drivers import POOL, AsyncpgPool, Pgconcert, RawAsyncpg, RawPsycopg, RawPsycopgAsync, RawPsycopgShared
+from drivers import (
+    POOL,
+    AsyncpgPool,
+    Pgconcert,
+    PgconcertBlocking,
+    RawAsyncpg,
+    RawPsycopg,
+    RawPsycopgAsync,
+    RawPsycopgShared,
+)
 
 Loop = Literal["asyncio", "uvloop", "threads"]
 Kind = Literal["pgconcert", "driver", "library"]
@@ -216,6 +225,7 @@ class Spec:
 CANDIDATES: dict[str, Spec] = {
     "pgconcert": Spec(Pgconcert, "pgconcert", "asyncio", "pgconcert"),
     "pgconcert (uvloop)": Spec(Pgconcert, "pgconcert", "uvloop", "uvloop"),
+    "pgconcert.blocking": Spec(PgconcertBlocking, "pgconcert", "threads", "pgconcert"),
     "psycopg async": Spec(RawPsycopgAsync, "driver", "asyncio", "psycopg[binary]"),
     "psycopg async, shared": Spec(RawPsycopgShared, "driver", "asyncio", "psycopg[binary]"),
     "psycopg": Spec(RawPsycopg, "driver", "threads", "psycopg[binary]"),

@@ -39,7 +39,7 @@ NOBODY = -1
 
 
 @dataclass(frozen=True)
-class Hold:
+class AsyncHold:
     """One hold of a contended run; times in nanoseconds of CLOCK_MONOTONIC."""
 
     process: int
@@ -62,9 +62,9 @@ class Judgement:
         return sum(gap > nanoseconds for gap in self.gaps)
 
 
-def judge(holds: Iterable[Hold]) -> Judgement:
+def judge(holds: Iterable[AsyncHold]) -> Judgement:
     """Find overlaps, lost wake-ups and the hand-overs between processes in the holds of a run."""
-    by_key: dict[int, list[Hold]] = {}
+    by_key: dict[int, list[AsyncHold]] = {}
     for hold in holds:
         by_key.setdefault(hold.key, []).append(hold)
     total = overlaps = lost = 0
@@ -161,14 +161,14 @@ class Group:
         first, second = self.ask("alternate", time.monotonic_ns() + int(seconds * 1e9), patience=seconds + 30)
         return [*first, *second]
 
-    def contend(self, cycles: int, keys: int, patience: float) -> list[Hold]:
+    def contend(self, cycles: int, keys: int, patience: float) -> list[AsyncHold]:
         """All tasks of all members ask for a few keys, `cycles` times in total; the whole history."""
-        holds: list[Hold] = []
+        holds: list[AsyncHold] = []
         for pipe, share in zip(self.pipes, shares(cycles, len(self.members)), strict=True):
             pipe.send(("contend", share, keys))
         for process, packed in enumerate(self.answers(patience)):
             flat = array("q", packed)
-            holds += [Hold(process, *flat[at : at + 4]) for at in range(0, len(flat), 4)]
+            holds += [AsyncHold(process, *flat[at : at + 4]) for at in range(0, len(flat), 4)]
         return holds
 
     def close(self) -> None:

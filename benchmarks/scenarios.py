@@ -44,6 +44,8 @@ class Run:
     site: Site
     report: Report
     arguments: argparse.Namespace
+    ours: str = OURS
+    """The candidate that the run is about."""
     exclusion: dict[str, Exclusion] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
     broken: bool = False
@@ -52,10 +54,10 @@ class Run:
         only = self.arguments.only
         return [name for name in names if name not in self.missing and (only is None or name in only)]
 
-    def invite(self, name: str, tasks: int) -> Guest | None:
+    def invite(self, name: str, tasks: int, label: str | None = None) -> Guest | None:
         """Open a candidate, or say why it does not take part."""
         try:
-            return Guest(name, self.site.address, tasks)
+            return Guest(name, self.site.address, tasks, label)
         except Missing as missing:
             self.skip(name, f"skipped, not installed: pip install {missing}")
         except RuntimeError as error:
@@ -65,7 +67,7 @@ class Run:
     def skip(self, name: str, reason: str) -> None:
         self.missing.add(name)
         self.report.note(f"{name}: {reason}")
-        self.broken |= name == OURS
+        self.broken |= name == self.ours
 
     def yardstick(self) -> float:
         return self.site.yardstick(self.arguments.window)
@@ -124,7 +126,7 @@ def rate_table(run: Run, title: str, rounds: list[Round]) -> Table:
                 name,
                 number(rate),
                 *(f"{value:.3f}" for value in (spread.least, spread.lower, spread.median, spread.upper, spread.most)),
-                number(ours) if (ours := median_ratio(rounds, OURS, name)) else "",
+                number(ours) if (ours := median_ratio(rounds, run.ours, name)) else "",
                 "" if found is None else "yes" if found.excludes else "NO",
                 "" if found is None or found.key_bits is None else str(found.key_bits),
             )
@@ -170,9 +172,9 @@ def look(run: Run, names: Iterable[str]) -> None:
             run.skip(name, f"skipped, its locks do not work: {error}")
         finally:
             guest.close()
-    ours = run.exclusion.get(OURS)
+    ours = run.exclusion.get(run.ours)
     if ours is not None and not (ours.excludes and ours.key_bits == 64):
-        run.report.note(f"{OURS} does not exclude, or does not use 64 bits: {ours}")
+        run.report.note(f"{run.ours} does not exclude, or does not use 64 bits: {ours}")
         run.broken = True
 
 

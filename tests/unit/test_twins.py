@@ -22,12 +22,13 @@ TWINS: Final = {
     "Lock": (pgconcert.AsyncLock, blocking.Lock),
     "LockSet": (pgconcert.AsyncLockSet, blocking.LockSet),
     "Semaphore": (pgconcert.AsyncSemaphore, blocking.Semaphore),
-    "Hold": (pgconcert.Hold, blocking.Hold),
+    "Hold": (pgconcert.AsyncHold, blocking.Hold),
 }
 
 WORDS: Final = (
     (r"\basync with\b", "with"),
     (r"\bawait ", ""),
+    (r"\b([Aa])n (`*)Async(?=[A-Z])", r"\1 \2"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\btask\b", "thread"),
@@ -128,7 +129,7 @@ def test_the_twins_say_the_same(name: str) -> None:
 
 def test_every_public_class_has_a_twin() -> None:
     """Who adds a primitive to one side has to add it to the other."""
-    originals = {name.removeprefix("Async") for name in pgconcert.__all__ if name.startswith("Async")} | {"Hold"}
+    originals = {name.removeprefix("Async") for name in pgconcert.__all__ if name.startswith("Async")}
     assert originals == set(blocking.__all__) == set(TWINS)
 
 

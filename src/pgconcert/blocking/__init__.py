@@ -1,0 +1,12 @@
+"""The same words for threads. What stands here says how a thread waits; what is waited for is the same as with asyncio.
+
+Every class is the twin of one with asyncio (``AsyncLock`` and ``Lock``), with the same names, parameters and defaults;
+a test compares them. The links live on the engine thread of the process (``enginethread.py``).
+"""
+
+from .coordinator import Coordinator
+from .hold import Hold
+from .locks import Lock, Semaphore
+from .locksets import LockSet
+
+__all__ = ["Coordinator", "Hold", "Lock", "LockSet", "Semaphore"]
