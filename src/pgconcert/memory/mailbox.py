@@ -11,21 +11,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .table import Ask, Verdict
+from typing import Generic, TypeVar
 
 __all__ = ["Mailbox", "running_on"]
 
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
-class Mailbox:
+
+class Mailbox(Generic[Asked, Answer]):
     """The letters of one coordinator. ``answered`` learns what became of its asks."""
 
     __slots__ = ("_answered", "_letters", "_loop", "_on_the_way")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, answered: Callable[[Ask, Verdict], None]) -> None:
-        self._answered: Callable[[Ask, Verdict], None] | None = answered
+    def __init__(self, loop: asyncio.AbstractEventLoop, answered: Callable[[Asked, Answer], None]) -> None:
+        self._answered: Callable[[Asked, Answer], None] | None = answered
         self._loop = loop
         self._letters: deque[Callable[[], None]] = deque()
         self._on_the_way = False
@@ -39,7 +39,7 @@ class Mailbox:
         """Add a letter. Opens nothing."""
         self._letters.append(letter)
 
-    def answer(self, ask: Ask, verdict: Verdict) -> None:
+    def answer(self, ask: Asked, verdict: Answer) -> None:
         """Write what became of an ask."""
 
         def letter() -> None:

@@ -18,13 +18,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..backend import Claim, Holder
 from ..errors import LockBudgetExceeded, PermitsDisagree
-
-if TYPE_CHECKING:
-    from .mailbox import Mailbox
+from .mailbox import Mailbox
 
 __all__ = ["BUDGET", "Ask", "Seat", "Table", "Verdict"]
 
@@ -63,7 +61,7 @@ class Seat:
 
     __slots__ = ("application", "asks", "inside", "keys", "mailbox", "pid")
 
-    def __init__(self, pid: int, application: str, mailbox: Mailbox) -> None:
+    def __init__(self, pid: int, application: str, mailbox: Mailbox[Ask, Verdict]) -> None:
         self.mailbox = mailbox
         self.pid = pid
         self.application = application

@@ -102,7 +102,7 @@ class World:
                 if not seat.mailbox.deliver():
                     self._inbox.append(partial(self.end, seat))
 
-    def seat(self, application: str, mailbox: Mailbox) -> Seat:
+    def seat(self, application: str, mailbox: Mailbox[Ask, Verdict]) -> Seat:
         """A new seat. It is in the table with its first ask."""
         return Seat(next(self._pids), application, mailbox)
 
