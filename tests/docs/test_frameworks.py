@@ -196,7 +196,10 @@ for line in sys.stdin:
         sent.append(import_prices.delay(word))
         print("sent", len(sent) - 1)
     else:
-        print("result", sent[int(word)].get(timeout=30))
+        try:
+            print("result", sent[int(word)].get(timeout=10))
+        except Exception as error:
+            print("result lost:", type(error).__name__)
 """
 
 
@@ -235,7 +238,8 @@ def test_celery(
     eventually(lambda: not holders(), PATIENCE, what="the lock of the killed process is free")
     file.unlink()
     file.write_text("apples 3\npears 4\n")
-    done = result(send())
+    # Celery loses what it hands to the killed process before it has noticed; whoever calls a task asks again
+    done = next((told for _ in range(5) if not (told := result(send())).startswith("lost")), "nothing")
     assert re.fullmatch(r"2 prices imported by \d+", done), done
     assert done.split()[-1] != str(first)
     program.stop(signal.SIGKILL)  # Celery takes its time to end; its pool ends with it, as the check for leaks sees
