@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from pgconcert.blocking import Coordinator
+from pgconcert import Coordinator
 
 EVERY = float(os.environ.get("REPORT_EVERY", "60"))  # seconds
 

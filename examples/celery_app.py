@@ -14,7 +14,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import worker_process_init, worker_process_shutdown
 
-from pgconcert.blocking import Coordinator
+from pgconcert import Coordinator
 
 BOX = Path(os.environ.get("CELERY_BOX", Path(tempfile.gettempdir(), "celery-box")))
 BOX.mkdir(exist_ok=True)

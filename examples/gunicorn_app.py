@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from pgconcert import CoordinatorClosed, LockLost
-from pgconcert.blocking import Coordinator
+from pgconcert import Coordinator, CoordinatorClosed, LockLost
 
 EVERY = float(os.environ.get("REPORT_EVERY", "60"))  # seconds
 VISITS = Path(os.environ.get("VISITS", "visits.txt"))

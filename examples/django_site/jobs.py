@@ -4,8 +4,7 @@ import contextlib
 import os
 import threading
 
-from pgconcert import CoordinatorClosed, LockLost
-from pgconcert.blocking import Coordinator
+from pgconcert import Coordinator, CoordinatorClosed, LockLost
 
 EVERY = float(os.environ.get("REPORT_EVERY", "60"))  # seconds
 

@@ -112,9 +112,6 @@ class Composition(Generic[R]):
     def _inherited(self) -> bool:
         return self._forks != _forks
 
-    def _lock_key(self, key: int | str) -> LockKey:
-        return self._keys.key(key)
-
     def _lock_keys(self, keys: Iterable[int | str]) -> list[LockKey]:
         return in_order(keys, self._keys.key)
 
