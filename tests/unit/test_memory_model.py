@@ -335,5 +335,5 @@ class WorldsForLong(Worlds):
 
 TestWorlds = Worlds.TestCase
 TestWorlds.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestWorldsForLong = pytest.mark.long(WorldsForLong.TestCase)
+TestWorldsForLong = pytest.mark.timeout(600)(pytest.mark.long(WorldsForLong.TestCase))
 TestWorldsForLong.settings = settings(max_examples=1000, stateful_step_count=60, deadline=None)
