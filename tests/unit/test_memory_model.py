@@ -110,7 +110,9 @@ class Worlds(RuleBasedStateMachine):
             if one.has or one.member.cut is not None or one.claim.key.value in blocked:
                 continue
             if self.fits(one):
-                one.has, one.seen = True, "granted"
+                one.has = True
+                if one.seen == "waiting":  # else its caller has left, and the word of that is still on its way
+                    one.seen = "granted"
             else:
                 blocked.add(one.claim.key.value)
 
@@ -211,6 +213,7 @@ class Worlds(RuleBasedStateMachine):
             one.claim.over = True
         self.do(one.member.backend.locker.release, one.claim, one.released)
         if one.seen == "granted":
+            one.done = False  # also if an earlier connection, on which it still waited, was lost
             self.end(one, "released")
             self.say(one.member, lambda: self.depart(one))
         else:
