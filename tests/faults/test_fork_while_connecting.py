@@ -56,7 +56,7 @@ if not pid:
     os._exit(0)
 print("child", pid, flush=True)
 print("sockets", os.read(said, 100).decode().strip(), flush=True)
-assert to_the_proxy() >= 1  # libpq's, and the copy that the loop watches
+assert to_the_proxy() == 2  # libpq's, and the copy that the loop watches
 sys.stdin.readline()
 
 async def finish():

@@ -143,8 +143,10 @@ async def test_a_crowd_that_times_out_asks_once(database: str, engine: Engine) -
     ):
         async with c.lock("first"):
             pass
-        sent, told = await _crowd_times_out(c, "crowded", lambda: c.health().locks_waited_for == 1)
-        assert sent <= 50  # of two hundred; on a slow machine they do not give up in one turn of the loop
+        # the best of three: between two threads on a busy machine the questions may be spread over several answers
+        crowds = [await _crowd_times_out(c, "crowded", lambda: c.health().locks_waited_for == 1) for _ in range(3)]
+        sent, told = min(crowds, key=lambda crowd: crowd[0])
+        assert sent <= 12
         (sentence,) = told
         assert re.search(rf"it is held by the holder\b.*\(pid {lock_pid(other)}\)", sentence)
 
