@@ -32,14 +32,14 @@ autodoc_preserve_defaults = True
 
 # Names of other projects are not looked up, so that the build needs no network. Ours must all be found, but for type
 # variables, which are nobody's business.
-nitpick_ignore_regex = [("py:.*", r"(?!pgconcert\b).*"), ("py:class", r"pgconcert\.\w+\.[A-Z]")]
+nitpick_ignore_regex = [("py:.*", r"(?!pgconcert\b).*"), ("py:class", r"pgconcert\.[\w.]+\.[A-Z](_co)?")]
 
 OWN_PAGE = ("pgconcert.errors", "pgconcert.events")
 
 
 def leave_to_own_page(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     """Keep errors and events, which `pgconcert` exports too, off its page."""
-    elsewhere = getattr(obj, "__module__", None) in OWN_PAGE
+    elsewhere = str(getattr(obj, "__module__", "")).startswith(OWN_PAGE)
     return True if elsewhere and app.env.docname == "reference/pgconcert" else None
 
 

@@ -40,7 +40,7 @@ class ToyBackend:
         self._events = EventStream()
         self._loop: asyncio.AbstractEventLoop
 
-    # the port Backend
+    messenger = None  # the port Backend begins here; messages it has none
 
     @property
     def capabilities(self) -> frozenset[Capability]:

@@ -10,7 +10,7 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import CoroutineType, TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeGuard, TypeVar
 
 from .backend import Claim, Holder, Locker
 from .deadlock import Actor, Scopes
@@ -18,7 +18,7 @@ from .errors import AcquireTimeout, ConfigurationError, WouldDeadlock, given, sh
 from .hold import AsyncHold, Grant, Name, OnLost
 from .keys import LockKey
 
-__all__ = ["Acquirable", "Register", "check_timeout", "in_the_way"]
+__all__ = ["Acquirable", "Register", "check_timeout", "in_the_way", "is_number"]
 
 T = TypeVar("T")
 
@@ -195,11 +195,16 @@ def check_timeout(timeout: object) -> float | None:
     """Check a caller's ``timeout``: ``None``, or seconds of at least 0."""
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
+    if not is_number(timeout) or not timeout >= 0:
         raise ConfigurationError(
             f"timeout must be a number of seconds >= 0, or None to wait for ever, not {given(timeout)}"
         )
     return None if timeout > _FOR_EVER else float(timeout)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether this is a number, of seconds say; ``True`` is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _expire(future: asyncio.Future[bool]) -> None:

@@ -1,5 +1,7 @@
 """The ports: what a primitive asks of a backend, and the words of that conversation. No backend stands here.
 
+The port for locks is here, the one for messages in ``messenger.py``.
+
 Every request is a *message*: the caller hands it in and waits on a waiter of its own; it may leave at any instant by
 ``withdraw``, and the backend undoes what it may have granted. No method of a ``Locker`` waits, and none raises for what
 the server does: errors go to the waiter.
@@ -22,12 +24,14 @@ from typing import Any, Final, Literal, Protocol
 from .events import EventStream
 from .hold import Grant, Waiter
 from .keys import LockKey
+from .messenger import Hearing, Messenger
 
 __all__ = [
     "Backend",
     "BackendFactory",
     "Capability",
     "Claim",
+    "Confirming",
     "Describer",
     "Health",
     "Holder",
@@ -40,8 +44,9 @@ WAITING: Final = 0
 GRANTED: Final = 1
 DONE: Final = 2
 
-Capability = Literal["exclusion", "processes", "shared", "semaphores"]
-"""What a backend can do: keep claims apart at all, also between processes; shared locks; semaphores."""
+Capability = Literal["exclusion", "processes", "shared", "semaphores", "messages", "payloads", "claims"]
+"""What a backend can do: keep claims apart at all, also between processes; shared locks; semaphores; carry messages;
+also those too large for a notification (``spill``, ``fetch``); let one process handle a message (``claim``)."""
 
 
 class Claim(Grant):
@@ -135,6 +140,15 @@ class Locker(Protocol):
         ...
 
 
+class Confirming(Protocol):
+    """What the locker of a backend that carries messages does besides, for ``delivery="one-process"``."""
+
+    def confirm(self, claim: Grant, waiter: Waiter) -> None:
+        """Tell whether a granted claim is held. ``True``: the server has answered, after this call, on the connection
+        that carries the lock. ``False``: that connection is lost, or the claim is over."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkHealth:
     """One link. ``state`` is connecting, ready, waiting (for the next attempt) or closed; times in seconds."""
@@ -159,6 +173,7 @@ class Health:
     locks_held: int
     locks_waited_for: int
     lock_budget: int | None
+    hearing: Hearing | None = None
 
 
 class Backend(Protocol):
@@ -172,6 +187,11 @@ class Backend(Protocol):
     @property
     def locker(self) -> Locker:
         """The port for locks. There from ``open`` on."""
+        ...
+
+    @property
+    def messenger(self) -> Messenger | None:
+        """The port for messages. There from ``open`` on, if ``messages`` is among the capabilities."""
         ...
 
     async def open(self, events: EventStream) -> None:
@@ -196,6 +216,9 @@ class Options:
     network_timeout: float = 5.0
     connect_timeout: float = 10.0
     max_locks: int | None = None
+    schema: str = "pgconcert"
+    migrate: bool = False
+    reconnect_limit: int | None = None
 
 
 BackendFactory = Callable[[str, Options], Backend]

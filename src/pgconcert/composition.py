@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Final, Generic, Literal, TypeGuard, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
-from .acquiring import check_timeout
+from .acquiring import check_timeout, is_number
 from .backend import Backend, Capability, Health, Options
 from .backends import backend_for
 from .conninfo import Address
@@ -14,6 +14,8 @@ from .errors import ConfigurationError, CoordinatorClosed, given
 from .events import EventStream
 from .keys import KeySpace, LockKey
 from .locksets import in_order
+from .postgres.onconnection import notify_on, send_listener_ping
+from .pubsub.messaging import Settings
 
 __all__ = ["Composition"]
 
@@ -48,6 +50,13 @@ class Composition(Generic[R]):
         network_timeout: float,
         connect_timeout: float,
         max_locks: int | None,
+        schema: str,
+        migrate: bool,
+        reconnect_limit: int | None,
+        ping_interval: float,
+        ping_grace: float,
+        ping_connection: Any,
+        spill_ttl: float,
         backend: Backend | None,
     ) -> None:
         self._keys = KeySpace(namespace)
@@ -55,13 +64,27 @@ class Composition(Generic[R]):
             ("network_timeout", network_timeout, 0.2),
             ("connect_timeout", connect_timeout, 0.01),
         ):
-            if not _is_number(seconds) or not least <= seconds <= _DAY:
+            if not is_number(seconds) or not least <= seconds <= _DAY:
                 raise ConfigurationError(f"{what} must be {least} to {_DAY} seconds, not {given(seconds)}")
         if max_locks is not None and (type(max_locks) is not int or max_locks < 1):
             raise ConfigurationError(f"max_locks must be a whole number of at least 1, or None, not {given(max_locks)}")
         called: object = name
         if called is not None and (not isinstance(called, str) or not called or "\0" in called):
             raise ConfigurationError(f"name must be a text without NUL, or None, not {given(called)}")
+        if reconnect_limit is not None and (type(reconnect_limit) is not int or reconnect_limit < 1):
+            raise ConfigurationError(
+                f"reconnect_limit must be a whole number of attempts from 1, or None, not {given(reconnect_limit)}"
+            )
+        if migrate is not True and migrate is not False:
+            raise ConfigurationError(f"migrate must be True or False, not {given(migrate)}")
+        self._settings = Settings(
+            ping_interval=ping_interval,
+            ping_grace=ping_grace,
+            ping_connection=ping_connection,
+            spill_ttl=spill_ttl,
+            notify_on=notify_on,
+            send_ping=send_listener_ping,
+        )
         self.events = EventStream()
         """The stream of everything that happens; see ``pgconcert.events``."""
         if backend is None:
@@ -71,6 +94,9 @@ class Composition(Generic[R]):
                 network_timeout=network_timeout,
                 connect_timeout=connect_timeout,
                 max_locks=max_locks,
+                schema=schema,
+                migrate=migrate,
+                reconnect_limit=reconnect_limit,
             )
             backend = backend_for(address, options)
         elif address is not None or direct_url is not None:
@@ -85,7 +111,7 @@ class Composition(Generic[R]):
         self._capabilities = backend.capabilities
         self._register: R | None = None
         self._forks = _forks
-        self._state: Literal["new", "opening", "open", "closed"] = "new"
+        self._state: Literal["new", "opening", "open", "closing", "closed"] = "new"
 
     @property
     def backend(self) -> Backend:
@@ -118,7 +144,9 @@ class Composition(Generic[R]):
     def _checked(self, needed: Capability | None) -> R:
         """The register, if it is open and its backend can do what is needed."""
         if needed is not None and needed not in self._capabilities:
-            what = "shared locks" if needed == "shared" else needed
+            what = {"shared": "shared locks", "messages": "messages: it can neither publish nor listen"}.get(
+                needed, needed
+            )
             raise ConfigurationError(f"the backend {type(self._given).__name__} has no {what}")
         register = self._register
         if register is None or self._forks != _forks:
@@ -157,7 +185,3 @@ class Composition(Generic[R]):
 def seconds(timeout: float | None) -> float | None:
     """Check a ``timeout``."""
     return None if timeout is None else check_timeout(timeout)
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from .acquiring import Register
 from .backend import Backend
+from .channel_lock import AsyncChannelLock
 from .composition import Composition, seconds
 from .conninfo import Address
-from .errors import ConfigurationError, CoordinatorClosed, NotHeld, given
+from .errors import BrokerClosed, ConfigurationError, CoordinatorClosed, NotHeld, given
 from .hold import AsyncHold, OnLost
 from .locks import AsyncLock, AsyncSemaphore
 from .locksets import AsyncLockSet
+from .pubsub.messaging import AsyncMessaging, Messages
 
 __all__ = ["AsyncCoordinator"]
 
 
-class AsyncCoordinator(Composition[Register]):
+class AsyncCoordinator(Composition[Register], AsyncMessaging):
     """The one object of a program that coordinates. Use it as ``async with``, or ``open()`` and ``close()``.
 
     :param address: a connection string (libpq URL or key=value; SQLAlchemy's ``postgresql+driver://`` too), a callable
@@ -35,6 +37,16 @@ class AsyncCoordinator(Composition[Register]):
     :param network_timeout: seconds after which a silent network counts as dead (at least 0.2).
     :param connect_timeout: seconds for one attempt to connect to one address; ``connect_timeout`` of the address wins.
     :param max_locks: the budget of locks held or waited for at once; half of the server's lock table by default.
+    :param schema: the name of the schema with our tables, for what needs them (``pgconcert schema apply``).
+    :param migrate: make these tables, or bring them up to date, when it is opened.
+    :param reconnect_limit: how many attempts in a row to connect for listening may fail before it is given up
+        (``GivenUp``); ``None``: it goes on for ever.
+    :param ping_interval: seconds between the pings that we send to all listeners of the database while we listen.
+    :param ping_grace: seconds without any ping after which it is looked whether we still hear; more than
+        ``ping_interval``.
+    :param ping_connection: ``"own"`` sends pings on a link of ours; a psycopg or asyncpg connection: there; ``None``:
+        somebody else sends them (``send_listener_ping``).
+    :param spill_ttl: seconds for which large payloads are kept for those who listen.
     :param backend: a backend of your own instead of PostgreSQL; the parameters of connections are then unused.
     """
 
@@ -49,6 +61,13 @@ class AsyncCoordinator(Composition[Register]):
         network_timeout: float = 5.0,
         connect_timeout: float = 10.0,
         max_locks: int | None = None,
+        schema: str = "pgconcert",
+        migrate: bool = False,
+        reconnect_limit: int | None = None,
+        ping_interval: float = 300.0,
+        ping_grace: float = 420.0,
+        ping_connection: Any = "own",
+        spill_ttl: float = 3600.0,
         backend: Backend | None = None,
     ) -> None:
         if engine not in ("loop", "thread"):
@@ -61,6 +80,13 @@ class AsyncCoordinator(Composition[Register]):
             network_timeout=network_timeout,
             connect_timeout=connect_timeout,
             max_locks=max_locks,
+            schema=schema,
+            migrate=migrate,
+            reconnect_limit=reconnect_limit,
+            ping_interval=ping_interval,
+            ping_grace=ping_grace,
+            ping_connection=ping_connection,
+            spill_ttl=spill_ttl,
             backend=backend,
         )
         if engine == "thread":
@@ -68,6 +94,7 @@ class AsyncCoordinator(Composition[Register]):
 
             self._backend = ThreadedBackend(self._given)
         self._by_key: dict[int, AsyncHold] = {}
+        self._open_messages: Messages | None = None
         self._closing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -81,17 +108,61 @@ class AsyncCoordinator(Composition[Register]):
         if self._state != "opening":
             await self._backend.close()
             raise CoordinatorClosed("this coordinator was closed while it was being opened")
-        self._opened(Register(self._backend.locker, asyncio.get_running_loop(), self._describe_links))
+        register = Register(self._backend.locker, asyncio.get_running_loop(), self._describe_links)
+        messenger = self._backend.messenger
+        if messenger is not None:
+            self._open_messages = Messages(
+                messenger, register, self.events, self._keys, self._settings, "payloads" in self._capabilities
+            )
+        self._opened(register)
 
     async def close(self) -> None:
-        """Release everything, lose what is still held, and close the links. Idempotent, in any state."""
+        """Release everything, lose what is still held, and close the links. Idempotent, in any state.
+
+        Handlers of ``listen`` come to their end first, within their limits; until then they may publish and lock, and
+        nothing new can be listened to. Called by one of them, it leaves at once and the closing goes on.
+        """
+        messages = self._open_messages
         if self._state == "open" and not self._inherited:
+            self._check_loop(self._open_register())
+            self._state = "closing"
+            if messages is None or not messages.broker.drains:
+                self._shut()
             # a task of its own: a caller that is cancelled leaves, and the closing goes on
-            self._closing = asyncio.get_running_loop().create_task(self._backend.close(), name="pgconcert closing")
+            self._closing = asyncio.get_running_loop().create_task(self._end(), name="pgconcert closing")
+        elif self._state != "closing":
+            self._shut()
+        if self._closing is not None and (messages is None or not messages.broker.in_handler):
+            await asyncio.shield(self._closing)
+
+    def _shut(self) -> None:
         self._state = "closed"
         self._register = None
-        if self._closing is not None:
-            await asyncio.shield(self._closing)
+
+    def _check_loop(self, register: Register) -> None:
+        """Raise on a foreign event loop; except that links of the engine thread may outlive the loop of their owner."""
+        if self._backend is self._given or register.loop.is_running():
+            register.here()
+        elif self._open_messages is not None:
+            self._open_messages.broker.closed = True
+            self._open_messages = None
+
+    async def _end(self) -> None:
+        try:
+            if self._open_messages is not None:
+                await self._open_messages.close()
+        finally:
+            self._shut()
+            self._open_messages = None  # it refers to us, and a circle would live on until it is collected
+            await self._backend.close()
+
+    def _messages(self) -> Messages:
+        messages = self._open_messages
+        if self._state == "closed":
+            raise BrokerClosed("this coordinator is closed")
+        self._checked("messages").here()
+        assert messages is not None
+        return messages
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -145,6 +216,16 @@ class AsyncCoordinator(Composition[Register]):
         register = self._checked_for(on_lost, False)
         self._checked("semaphores")
         return AsyncSemaphore(register, self._keys.semaphore(name, permits), seconds(timeout), on_lost, False)
+
+    def channel_lock(self, channel: str, *, acquire_interval: float = 30.0) -> AsyncChannelLock:
+        """The right to handle a channel, for one process at a time: what ``subscribe(delivery="one-process")`` takes
+        care of by itself, for those who want to do it themselves.
+
+        :param channel: the name of the channel; 1 to 63 encoded bytes.
+        :param acquire_interval: for how many seconds a process that stands by leaves a lock alone that nobody has (0.01
+            to 86,400), and how long it pauses while it cannot wait. A release is taken up at once, a death in a second.
+        """
+        return AsyncChannelLock(self._checked(None), self._keys, self.events, channel, acquire_interval)
 
     async def acquire_lock(self, key: int | str) -> bool:
         """Try to take a lock, at once, and keep it until ``release_lock``. For code that is neutral of its backend."""

@@ -57,6 +57,9 @@ class Crossing:
                 call()
             except Exception as error:
                 self._loop.call_exception_handler({"message": "pgconcert: a crossing call failed", "exception": error})
+            except BaseException:
+                self._loop.call_soon(self._run)  # the others are not concerned
+                raise
 
 
 class EngineCrossing(Crossing):

@@ -4,9 +4,7 @@ One thread with one event loop per process, started when first needed and never 
 leaves. Requests cross to it, and answers cross back to the loop of whoever asked (``crossing.py``). So a blocked event
 loop of the application delays its own callers only: links, heartbeats and the watch over the network go on.
 
-A backend does not know that it lives here. ``ThreadedBackend`` wraps its ports: every waiter is replaced by one that
-settles the caller's future on the caller's loop. A claim that is granted while its caller leaves is undone as always,
-because leaving is a message that crosses after it.
+A backend does not know that it lives here: ``ThreadedBackend`` opens it there and wraps its ports (``crossed.py``).
 """
 
 from __future__ import annotations
@@ -16,15 +14,14 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
-from .backend import Backend, Capability, Claim, Describer, Health, Holder, Locker
+from .backend import Backend, Capability, Health
+from .crossed import CrossedLocker, CrossedMessenger, CrossedWaiter
 from .crossing import Crossing, EngineCrossing
 from .errors import CoordinatorClosed, Unavailable
 from .events import EventStream
-from .hold import Grant, Waiter
-from .keys import LockKey
 from .offloop import off_loop
 
 __all__ = ["EngineThread", "ThreadedBackend"]
@@ -88,9 +85,20 @@ class EngineThread:
         with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
             asyncio.set_event_loop(runner.get_loop())
             try:
-                self.loop.run_forever()
+                while not self._run_until_stopped():
+                    pass
             finally:
                 self.crossing.close()
+
+    def _run_until_stopped(self) -> bool:
+        """What raises ``SystemExit`` here, somebody's filter or codec, ends its own call and not everybody's links."""
+        try:
+            self.loop.run_forever()
+        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+            message = "pgconcert: something that ran on the engine thread wanted to end it"
+            self.loop.call_exception_handler({"message": message, "exception": error})
+            return False
+        return True
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the engine and wait for it here. A cancelled caller cancels it there."""
@@ -112,94 +120,14 @@ def _reset_after_fork() -> None:
 os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-class _CrossedWaiter(Generic[T]):
-    """Stands for a caller's future on the engine's side."""
-
-    __slots__ = ("_back", "_future", "_settled")
-
-    def __init__(self, future: asyncio.Future[T], back: Crossing) -> None:
-        self._future = future
-        self._back = back
-        self._settled = False
-
-    def done(self) -> bool:
-        return self._settled
-
-    def set_result(self, result: T, /) -> None:
-        self._settled = True
-        self._back.post(lambda: None if self._future.done() else self._future.set_result(result))
-
-    def set_exception(self, exception: Exception, /) -> None:
-        self._settled = True
-        self._back.post(lambda: None if self._future.done() else self._future.set_exception(exception))
-
-
-class _CrossedLocker:
-    """The port ``Locker`` of a backend on the engine thread."""
-
-    def __init__(self, locker: Locker, there: Crossing, back: Crossing) -> None:
-        self._locker = locker
-        self._there = there
-        self._back = back
-        self.closed = False
-        """Set before the closing crosses: whatever is asked later is answered here."""
-
-    def acquire(self, claim: Claim) -> None:
-        if self.closed:
-            claim.fail(CoordinatorClosed("the coordinator is closed"))
-            return
-        claim.waiter = self._crossed(claim.waiter)
-        self._there.post(lambda: self._locker.acquire(claim))
-
-    def withdraw(self, claim: Claim) -> None:
-        self._there.post(lambda: self._locker.withdraw(claim))
-
-    def acquire_all(self, claims: Sequence[Claim]) -> None:
-        if self.closed:
-            for claim in claims:
-                claim.fail(CoordinatorClosed("the coordinator is closed"))
-            return
-        for claim in claims:
-            claim.waiter = self._crossed(claim.waiter)
-        self._there.post(lambda: self._locker.acquire_all(claims))
-
-    def release(self, claim: Grant, waiter: Waiter | None) -> None:
-        self._give_back(waiter, lambda crossed: self._locker.release(claim, crossed))
-
-    def release_all(self, claims: Sequence[Grant], waiter: Waiter | None) -> None:
-        self._give_back(waiter, lambda crossed: self._locker.release_all(claims, crossed))
-
-    def _give_back(self, waiter: Waiter | None, ask: Callable[[Waiter | None], None]) -> None:
-        if self.closed:
-            if waiter is not None and not waiter.done():
-                waiter.set_result(True)
-            return
-        crossed = None if waiter is None else self._crossed(waiter)
-        self._there.post(lambda: ask(crossed))
-
-    def drop(self, claim: Grant) -> None:
-        self._there.post(lambda: self._locker.drop(claim))
-
-    def describe(self, key: LockKey, waiter: Describer) -> None:
-        assert isinstance(waiter, asyncio.Future)
-        if self.closed:
-            waiter.set_result(())
-            return
-        crossed: _CrossedWaiter[Sequence[Holder]] = _CrossedWaiter(waiter, self._back)
-        self._there.post(lambda: self._locker.describe(key, crossed))
-
-    def _crossed(self, waiter: Waiter) -> Waiter:
-        assert isinstance(waiter, asyncio.Future)
-        return _CrossedWaiter(waiter, self._back)
-
-
 class ThreadedBackend:
     """Any backend, on the engine thread."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._engine: EngineThread | None = None
-        self.locker: _CrossedLocker
+        self.locker: CrossedLocker
+        self.messenger: CrossedMessenger | None = None
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -218,17 +146,30 @@ class ThreadedBackend:
             await self._leave()
             raise
         back = Crossing(asyncio.get_running_loop())
-        self.locker = _CrossedLocker(self._backend.locker, self._engine.crossing, back)
+        self.locker = CrossedLocker(self._backend.locker, self._engine.crossing, back)
+        if "messages" in self.capabilities and (messenger := self._backend.messenger) is not None:
+            self.messenger = CrossedMessenger(messenger, self._engine.crossing, back)
 
     async def close(self) -> None:
         """Close the backend there and leave the thread."""
         if self._engine is None:
             return
         self.locker.closed = True
+        if self.messenger is not None:
+            self.messenger.closed = True
         try:
+            await self._passed()
             await self._engine.run(self._backend.close())
         finally:
             await self._leave()
+
+    async def _passed(self) -> None:
+        """Return when all that has crossed so far has arrived: what was asked before the end is not refused by it."""
+        assert self._engine is not None
+        arrived: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        crossed = CrossedWaiter(arrived, Crossing(asyncio.get_running_loop()))
+        if self._engine.crossing.post(lambda: crossed.set_result(True)):
+            await arrived
 
     def health(self) -> Health:
         """How it is now."""

@@ -7,19 +7,33 @@ The families follow what the caller can do next::
     │   ├── KeyInvalid                    not a lock key: type, range, length, NUL
     │   ├── PoolerRefused                 a transaction pooler stands where a session is needed: give ``direct_url``
     │   ├── PermitsDisagree               two processes give one semaphore different numbers of permits
+    │   ├── ChannelInvalid                not a channel name: 1 to 63 encoded bytes without NUL
+    │   ├── PayloadInvalid                not a payload: type, text that cannot be encoded, a header
+    │   │   └── PayloadTooLarge           larger than a notification, and there is nowhere to put it
+    │   ├── SchemaMissing                 what needs our tables does not find them: ``pgconcert schema apply``
     │   └── EmbeddedServerError           the embedded server cannot be had
     ├── Unavailable (ConnectionError)     no connection now; trying again later is right
     │   ├── StandbyRefused                the server is a hot standby, whose locks exclude nobody
+    │   ├── GivenUp                       the limit of attempts to connect is reached
     │   └── LinkLost                      the connection died while a request was under way
     ├── StatementFailed                   the server answered with an error; ``.sqlstate``
     │   └── LockBudgetExceeded            more locks than this process or the server may carry
-    ├── PublishUncertain                  the link died after a notification was sent: it may or may not have arrived
+    ├── PublishError                      a message could not be published
+    │   ├── PublishUncertain              the link died after it was sent: it may or may not have arrived
+    │   ├── PublishManyFailed             of several, some; ``.failures`` tells which and why
+    │   └── NotifyQueueFull               the server's queue of notifications is full; names the session that blocks it
+    ├── MessagesLost                      a subscriber missed messages; ``.gap`` says how many and why
+    ├── ListenerOverflow                  a subscriber whose policy is ``"error"`` was too slow
+    ├── DecodeFailed (ValueError)         a payload is not the text, JSON or type that was asked for; ``.raw``
+    ├── RequestFailed                     the handler that answered a request raised
+    ├── RequestTimeout (TimeoutError)     nobody answered a request within ``timeout``
     ├── AcquireTimeout (TimeoutError)     not acquired within ``timeout``; names the holder
     ├── WouldDeadlock (RuntimeError)      the caller would wait for itself, alone or in a cycle of tasks
     ├── NotHeld (RuntimeError)            releasing what is not yours
     ├── HoldLost                          you had it; now somebody else may; ``.key`` ``.reason``
     │   └── LockLost                      its connection died
     └── CoordinatorClosed (RuntimeError)  used before ``open``, after ``close``, or after a fork
+        └── BrokerClosed                  publishing, subscribing or receiving when the coordinator is closed
 
 *Not acquired* is a value (``None`` from ``try_acquire``) unless a bounded wait was asked for. *Lost* is a state first
 (``hold.lost``), and an error when the block ends. No message ever contains a password.
@@ -29,19 +43,33 @@ from __future__ import annotations
 
 __all__ = [
     "AcquireTimeout",
+    "BrokerClosed",
+    "ChannelInvalid",
     "ConfigurationError",
     "CoordinatorClosed",
+    "DecodeFailed",
     "EmbeddedServerError",
+    "GivenUp",
     "HoldLost",
     "KeyInvalid",
     "LinkLost",
+    "ListenerOverflow",
     "LockBudgetExceeded",
     "LockLost",
+    "MessagesLost",
     "NotHeld",
+    "NotifyQueueFull",
+    "PayloadInvalid",
+    "PayloadTooLarge",
     "PermitsDisagree",
     "PgconcertError",
     "PoolerRefused",
+    "PublishError",
+    "PublishManyFailed",
     "PublishUncertain",
+    "RequestFailed",
+    "RequestTimeout",
+    "SchemaMissing",
     "StandbyRefused",
     "StatementFailed",
     "Unavailable",
@@ -69,6 +97,22 @@ class PermitsDisagree(ConfigurationError):
     """Somebody else uses this semaphore with another number of permits now; the message names them."""
 
 
+class ChannelInvalid(ConfigurationError):
+    """A channel name is a text of 1 to 63 encoded bytes without NUL; names with ``pgconcert:`` in front are ours."""
+
+
+class PayloadInvalid(ConfigurationError):
+    """A payload is bytes or a text, headers are texts, and what is given as ``json=`` must have a JSON form."""
+
+
+class PayloadTooLarge(PayloadInvalid):
+    """The payload does not fit a notification, and there is nowhere to put it. The message says what to install."""
+
+
+class SchemaMissing(ConfigurationError):
+    """The tables of pgconcert are missing or old. The message names the command that makes them."""
+
+
 class EmbeddedServerError(ConfigurationError):
     """The embedded server could not be found, started or joined."""
 
@@ -79,6 +123,10 @@ class Unavailable(PgconcertError, ConnectionError):
 
 class StandbyRefused(Unavailable):
     """The server is a hot standby: it grants locks that exclude nobody on the primary."""
+
+
+class GivenUp(Unavailable):
+    """The coordinator was told how often to try (``reconnect_limit``), and has tried that often in vain."""
 
 
 class LinkLost(Unavailable):
@@ -103,8 +151,63 @@ class LockBudgetExceeded(StatementFailed):
     """More locks at once than this process or the server may carry. Raised before the server suffers."""
 
 
-class PublishUncertain(PgconcertError):
+class PublishError(PgconcertError):
+    """A message could not be published."""
+
+
+class PublishUncertain(PublishError):
     """The link died after a notification was sent and before the answer. It is never sent again by us."""
+
+
+class PublishManyFailed(PublishError):
+    """Of several messages some were not published. ``failures`` has the error of each, by its place in the order."""
+
+    def __init__(self, count: int, failures: dict[int, Exception]) -> None:
+        first = next(iter(failures.values()))
+        super().__init__(f"{len(failures)} of {count} messages were not published; the first: {first}")
+        self.count = count
+        self.failures = failures
+
+    def __reduce__(self) -> tuple[type[PublishManyFailed], tuple[int, dict[int, Exception]], dict[str, object]]:
+        return type(self), (self.count, self.failures), self.__dict__
+
+
+class NotifyQueueFull(PublishError):
+    """The server's queue of notifications is full, or nearly so. The message names the session that blocks it."""
+
+
+class MessagesLost(PgconcertError):
+    """A subscriber missed messages. ``gap`` says how many, why, and since when. The subscription goes on."""
+
+    def __init__(self, gap: object) -> None:
+        super().__init__(str(gap))
+        self.gap = gap
+
+    def __reduce__(self) -> tuple[type[MessagesLost], tuple[object], dict[str, object]]:
+        return type(self), (self.gap,), self.__dict__
+
+
+class ListenerOverflow(PgconcertError):
+    """A subscriber with ``overflow="error"`` was too slow: its queue was full when another message came."""
+
+
+class DecodeFailed(PgconcertError, ValueError):
+    """A payload is not what was asked for. ``raw`` is what came."""
+
+    def __init__(self, message: str, raw: bytes) -> None:
+        super().__init__(message)
+        self.raw = raw
+
+    def __reduce__(self) -> tuple[type[DecodeFailed], tuple[str, bytes], dict[str, object]]:
+        return type(self), (str(self), self.raw), self.__dict__
+
+
+class RequestFailed(PgconcertError):
+    """Somebody answered a request with an error: its handler raised, or its reply could not be sent."""
+
+
+class RequestTimeout(PgconcertError, TimeoutError):
+    """Nobody answered a request within ``timeout`` seconds: nobody listens, or whoever does is too slow."""
 
 
 class AcquireTimeout(PgconcertError, TimeoutError):
@@ -144,6 +247,10 @@ class LockLost(HoldLost):
 
 class CoordinatorClosed(PgconcertError, RuntimeError):
     """The coordinator is not open: not yet, not any more, or it was inherited through ``fork``."""
+
+
+class BrokerClosed(CoordinatorClosed):
+    """Publishing, subscribing or receiving when the coordinator is closed."""
 
 
 def shown(key: object) -> str:

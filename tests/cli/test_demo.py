@@ -133,6 +133,13 @@ def test_plain_lines_tell_the_story(folder: Path) -> None:
     assert total
     assert int(total[1]) == sum(table.values())
     assert "overlaps: 0" in out
+    silenced = re.search(r"worker-(\d) \(pid \d+\) listens, and that connection is cut\n", out)
+    assert silenced
+    assert re.search(rf"worker-{silenced[1]} hears again, and was told of the gap after \d+ ms\n", out)
+    assert re.search(r"gaps told to listeners: 1, with \d+ messages in them\n", out)
+    verdict = re.search(r"^(\d+) messages, 0 lost without being reported\.$", out, re.MULTILINE)
+    assert verdict
+    assert int(verdict[1]) > 50
     assert re.search(r"take-over after SIGKILL: \d+ ms\n", out)
     assert mentioning(str(folder)) == []
 
@@ -143,12 +150,14 @@ def test_plain_lines_tell_the_story(folder: Path) -> None:
 def test_a_terminal_gets_a_moving_picture(folder: Path, columns: int, more: dict[str, str]) -> None:
     code, written = on_terminal(command(folder, *SHORT), columns=columns, **more)
     assert code == 0, written[-2000:]
-    held, killed = ("#", "X") if more else ("█", "✖")
+    held, killed, deaf = ("#", "X", "o") if more else ("█", "✖", "○")
     assert written.count("holds the lock") > 20
     assert f"\x1b[1;31m{killed}" in written
     assert f"{held}{held}" in written
     assert "\x1b[?25h" in written, "the cursor is shown again"
     assert "never two at one time" in written
+    assert "messages, 0 lost without being reported" in written
+    assert f"\x1b[1;35m{deaf}" in written
     assert "Traceback" not in written
 
 

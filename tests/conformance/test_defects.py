@@ -160,9 +160,8 @@ DEFECTS: dict[type[ToyBackend], str] = {
 }
 
 
-@pytest.mark.parametrize(("defect", "name"), DEFECTS.items(), ids=lambda value: getattr(value, "__name__", None))
-@pytest.mark.filterwarnings("ignore")  # what is broken leaves holds and errors behind
-def test_a_defect_is_found(defect: type[ToyBackend], name: str) -> None:
+def play(defect: type[ToyBackend], name: str) -> None:
+    """Run a case over the example with a defect."""
     (case,) = [case for case in cases() if str(case) == name]
     world: World = {}
 
@@ -173,6 +172,23 @@ def test_a_defect_is_found(defect: type[ToyBackend], name: str) -> None:
         backend: Any = coordinator.backend
         backend.lose_connection()
 
-    with pytest.raises((AssertionError, ExceptionGroup, ConnectionError)):
+    try:
         run(case, Place(make, lose), limit=0.5)
-    gc.collect()  # its warnings are ignored here, and would be a failure of some later test
+    finally:
+        gc.collect()  # its warnings are ignored here, and would be a failure of some later test
+
+
+@pytest.mark.parametrize(("defect", "name"), DEFECTS.items(), ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.filterwarnings("ignore")  # what is broken leaves holds and errors behind
+def test_a_defect_is_found(defect: type[ToyBackend], name: str) -> None:
+    with pytest.raises((AssertionError, ExceptionGroup, ConnectionError)):
+        play(defect, name)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_hangs_says_where_and_what_it_means() -> None:
+    name = DEFECTS[ForgetsToHandOver]
+    with pytest.raises(AssertionError, match=r"within 0\.5 s: it waits in line \d+ of exclusion\.py, await ") as broken:
+        play(ForgetsToHandOver, name)
+    (note,) = broken.value.__notes__
+    assert note == f"What is broken, {name}: Who waits in the same coordinator gets the lock when it is released."

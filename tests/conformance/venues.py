@@ -6,12 +6,15 @@ suite's own namespaces keep the cases apart.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 from typing import Any
 
 from examples.toy_backend import ToyBackend, World
-from pgconcert import AsyncCoordinator
+from pgconcert import AsyncCoordinator, CoordinatorClosed
+from pgconcert.memory import MemoryBackend
 from pgconcert.postgres.operator import Operator
 from pgconcert.testing.conformance import Place
 
@@ -25,7 +28,7 @@ def postgres(url: str) -> Place:
                 if link.server_pid:
                     operator.end_session(link.server_pid)
 
-    return Place(lambda **options: AsyncCoordinator(url, **options), lose)
+    return Place(lambda **options: AsyncCoordinator(url, **{"migrate": True, **options}), lose)
 
 
 def _hook(coordinator: AsyncCoordinator) -> None:
@@ -35,9 +38,22 @@ def _hook(coordinator: AsyncCoordinator) -> None:
 
 
 def memory() -> Place:
-    """A world inside this process."""
+    """A world inside this process. A connection that is lost stays away for a while, so that things are missed."""
     address = f"memory://{secrets.token_hex(8)}"
-    return Place(lambda **options: AsyncCoordinator(address, **options), _hook)
+
+    def lose(coordinator: AsyncCoordinator) -> None:
+        backend = coordinator.backend
+        assert isinstance(backend, MemoryBackend)
+
+        def come_back() -> None:
+            with contextlib.suppress(CoordinatorClosed):
+                backend.reconnect()
+
+        backend.lose_connection(reconnect=False)
+        # not here: whoever calls us may be cancelled by what he loses
+        asyncio.get_running_loop().call_later(0.002, come_back)
+
+    return Place(lambda **options: AsyncCoordinator(address, **options), lose)
 
 
 def null() -> Place:

@@ -26,6 +26,16 @@ async def _step(*what: object) -> None:
     await asyncio.sleep(0)
 
 
+async def _load() -> dict[str, object]:
+    await asyncio.sleep(0)
+    return {}
+
+
+async def _drain() -> int:
+    await asyncio.sleep(0)
+    return 0
+
+
 def test_there_are_examples() -> None:
     """The pattern above finds them."""
     assert len(EXAMPLES) >= 8
@@ -38,7 +48,7 @@ def test_example(code: str, database: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DIRECT_URL", database)
     code = code.replace('"embedded://"', "url").replace("sleep(10)", "sleep(0)")
     known: dict[str, Any] = {"url": database, "report": print, "step_one": _step, "step_two": _step}
-    known |= {"read": _step, "write": _step, "use": _step}
+    known |= {"read": _step, "write": _step, "use": _step, "load": _load, "drain": _drain}
     if "asyncio.run(" in code:
         exec(code, {"__name__": "__main__", **known})
         return

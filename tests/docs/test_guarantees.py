@@ -1,4 +1,7 @@
-"""Pages name tests as proof; every one of them exists, and no guarantee stands without one."""
+"""Pages name tests as proof; every one of them exists, and no guarantee stands without one.
+
+A name that begins with `conformance/` is that of a case of the published suite.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+NAMED = re.compile(r"`((?:tests|conformance)/[\w/]+\.py)(?:::(\w+))?`")
+CASES = ROOT / "src/pgconcert/testing"
 GUARANTEES = "docs/explanation/guarantees.md"
 PAGES = {
     str(page.relative_to(ROOT)): page.read_text()
@@ -21,7 +25,7 @@ PAGES = {
 def test_every_named_test_exists(page: str) -> None:
     """A reader who looks for the proof of what a page says finds it."""
     for file, function in NAMED.findall(PAGES[page]):
-        path = ROOT / file
+        path = (CASES if file.startswith("conformance/") else ROOT) / file
         assert path.is_file(), file
         if function:
             tree = ast.parse(path.read_text())

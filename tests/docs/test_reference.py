@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 import pgconcert
+import pgconcert.events
 from pgconcert import AsyncCoordinator
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-CLASSES = [value for name in pgconcert.__all__ if isinstance(value := getattr(pgconcert, name), type)]
+PUBLIC = [getattr(pgconcert, name) for name in pgconcert.__all__]
+CLASSES = [value for value in PUBLIC if isinstance(value, type) and value.__module__.startswith("pgconcert")]
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,7 @@ def public(kind: type[Any]) -> set[str]:
     """What a class has from classes of ours. Fields of records are left out: their signature shows them."""
     ours = [base for base in kind.__mro__ if base.__module__.startswith("pgconcert")]
     fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set[str]()
+    fields |= set(getattr(kind, "_fields", ()))
     return {name for base in ours for name in vars(base) if not name.startswith("_")} - fields
 
 
@@ -52,6 +55,18 @@ def places(kind: type[Any]) -> list[str]:
 def test_every_name_and_every_attribute_has_its_place(kind: type[Any], documented: set[str]) -> None:
     (place,) = [place for place in places(kind) if place in documented]
     assert {name for name in public(kind) if f"{place}.{name}" not in documented} == set()
+
+
+def test_what_is_no_class_has_its_place_too(documented: set[str]) -> None:
+    """Functions, constants and names of types."""
+    others = {name for name in pgconcert.__all__ if getattr(pgconcert, name) not in CLASSES} - {"__version__"}
+    assert "send_listener_ping" in others
+    assert {name for name in others if f"pgconcert.{name}" not in documented} == set()
+
+
+def test_every_event_has_its_place(documented: set[str]) -> None:
+    """Events are made in several files, and found on one page."""
+    assert {name for name in pgconcert.events.__all__ if f"pgconcert.events.{name}" not in documented} == set()
 
 
 def test_what_a_coordinator_has_by_its_instance(documented: set[str]) -> None:

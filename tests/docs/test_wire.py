@@ -5,12 +5,21 @@ Here lives that comparison, table by table. Which keys there are is tested with 
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
 
 from pgconcert.keys import KeySpace, agreement_pair, gate_pair, interest_pair, slot_pair
+from pgconcert.pubsub.codec import codec_for
+from pgconcert.pubsub.envelope import Envelope, Spill, encode, parse
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/reference/wire.md").read_text()
 BEYOND_LOCKS = 2**64
@@ -25,6 +34,11 @@ def table(*header: str) -> list[list[str]]:
     assert found
     rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in found[1].splitlines()]
     return [["" if cell == "(none)" else cell for cell in row] for row in rows]
+
+
+def text(cell: str) -> bytes:
+    """A payload, or what travels, as the page writes it."""
+    return bytes.fromhex(cell[4:]) if cell.startswith("hex ") else cell.replace("⏎", "\n").encode()
 
 
 def numbers(pair: str) -> tuple[int, ...]:
@@ -52,3 +66,85 @@ def test_marks_and_gates(key: str, interest: str, gate: str) -> None:
 def test_slots_and_agreements(name: str, what: str, number: str, pair: str) -> None:
     derive = {"slot": slot_pair, "agreement": agreement_pair}[what]
     assert derive(KeySpace().semaphore(name, 4).value, int(number)) == numbers(pair)
+
+
+@pytest.mark.parametrize(("payload", "wire"), table("payload alone", "what travels"))
+def test_payloads(payload: str, wire: str) -> None:
+    assert encode(text(payload)) == text(wire)
+    if payload != wire:
+        assert parse(text(wire)) == Envelope(text(payload))
+
+
+@pytest.mark.parametrize(
+    ("payload", "name", "sender", "headers", "wire"), table("payload", "id", "from", "headers", "what travels")
+)
+def test_envelopes(payload: str, name: str, sender: str, headers: str, wire: str) -> None:
+    said = json.loads(headers or "{}")
+    made = encode(text(payload), message_id=name or None, sender=sender or None, headers=said)
+    assert made == text(wire)
+    assert parse(made) == Envelope(text(payload), name or None, said, sender or None)
+
+
+@pytest.mark.parametrize(
+    ("payload", "name", "sender", "reply", "answers", "error", "wire"),
+    table("payload", "id", "from", "reply", "re", "err", "what travels"),
+)
+def test_requests_and_replies(
+    payload: str, name: str, sender: str, reply: str, answers: str, error: str, wire: str
+) -> None:
+    made = encode(
+        text(payload),
+        message_id=name or None,
+        sender=sender,
+        reply_to=reply or None,
+        answers=answers or None,
+        error=error or None,
+    )
+    assert made == text(wire)
+    assert parse(made) == Envelope(
+        text(payload), name or None, {}, sender, reply or None, answers or None, error or None
+    )
+
+
+@pytest.mark.parametrize(("number", "payload", "wire"), table("n", "kept payload", "what travels"))
+def test_kept_payloads(number: str, payload: str, wire: str) -> None:
+    what, times = payload.replace("`", "").removesuffix(" times").split()
+    kept = what.encode() * int(times)
+    spill = Spill.of(int(number), kept)
+    assert encode(b"", spill=spill) == text(wire)
+    assert parse(text(wire)) == Envelope(b"", spill=spill)
+    assert spill.matches(kept)
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Size(Enum):
+    LARGE = 2
+
+
+@dataclass
+class Line:
+    item: str
+    count: int
+
+
+WHEN = datetime(2024, 2, 29, 12, 30, tzinfo=timezone(timedelta(hours=1)))
+VALUES: dict[str, tuple[Any, Any]] = {
+    "`int`, `float`, `bool`, `None`": (list[int | float | bool | None], [1, 1.5, True, None]),
+    "`datetime`, `date`, `time`": (tuple[datetime, date, time], (WHEN, date(2024, 2, 29), time(12, 30))),
+    "`UUID`, `Decimal`": (tuple[UUID, Decimal], (UUID("12345678-1234-5678-1234-567812345678"), Decimal("1.10"))),
+    "`bytes` in something": (list[bytes], [b"\0\xff"]),
+    "an enum's member": (tuple[Colour, Size], (Colour.RED, Size.LARGE)),
+    "`list`, `tuple`": (tuple[list[int], tuple[int, str]], ([1, 2], (1, "a"))),
+    "`dict`": (dict[str, int], {"a": 1}),
+    "a dataclass": (Line, Line("ä", 2)),
+}
+
+
+def test_values_of_a_fan_out() -> None:
+    shown = {kind.replace("`", ""): raw.encode() for kind, raw in table("type", "for example")}
+    assert shown == {name.replace("`", ""): codec_for(kind).encode(value) for name, (kind, value) in VALUES.items()}
+    for name, (kind, value) in VALUES.items():
+        assert codec_for(kind).decode(shown[name.replace("`", "")]) == value

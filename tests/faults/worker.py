@@ -13,7 +13,6 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from typing import Literal
 from pgconcert import AsyncCoordinator, LockLost, Unavailable
 from pgconcert.acquiring import Acquirable
 from pgconcert.events import Event
+from pgconcert.messenger import Answer
 from pgconcert.postgres import waiting
 from pgconcert.postgres.messages import Publisher
 from tests.faults.history import Diary, Kind
@@ -136,8 +136,8 @@ def _disturb(orders: Orders) -> None:
         setattr(waiting, name, orders.recheck)
     if orders.mute:
 
-        def say_nothing(self: Publisher, channel: str, payload: str, told: Callable[[Exception | None], None]) -> None:
-            asyncio.get_running_loop().call_soon(told, None)
+        def say_nothing(self: Publisher, channel: bytes, payload: bytes, answer: Answer[bool]) -> None:
+            asyncio.get_running_loop().call_soon(answer.set_result, True)
 
         Publisher.publish = say_nothing  # type: ignore[method-assign]
 

@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import psycopg
 import pytest
@@ -21,7 +21,7 @@ from pgconcert.events import Event, EventStream
 from pgconcert.hold import AsyncHold
 from pgconcert.keys import KeySpace
 from pgconcert.postgres.keeper import Context
-from pgconcert.postgres.link import Link, Notification, Rows, statement
+from pgconcert.postgres.link import Link, Rows, statement
 from pgconcert.testing import advisory_locks, eventually_async
 from tests.servers import Cluster
 
@@ -127,6 +127,14 @@ def disturbed(
             value, step = error, coroutine.throw
 
 
+class Notification(NamedTuple):
+    """A notification as it arrived."""
+
+    channel: bytes
+    payload: bytes
+    pid: int
+
+
 class Ear:
     """The owner of a bare link: keeps what it hears."""
 
@@ -138,15 +146,16 @@ class Ear:
         """The link died."""
         self.lost.append(reason)
 
-    def notified(self, notification: Notification) -> None:
+    def hear(self, channel: bytes, pid: int, payload: bytes) -> None:
         """A notification arrived."""
-        self.notifications.append(notification)
+        self.notifications.append(Notification(channel, payload, pid))
 
 
 async def link_to(url: str) -> tuple[Link, Ear]:
     """A bare link with an owner that remembers."""
     link, ear = await Link.connect(url), Ear()
     link.owner = ear
+    link.hear = ear.hear
     return link, ear
 
 

@@ -40,6 +40,7 @@ async def test_health_tells_links_and_locks(database: str, server: Server, engin
             ("lock", "idle"),
             ("listen", "idle"),
             ("publish", "idle"),
+            ("work", "idle"),
         }
         hold = await c.lock("mine").acquire()
         stranger = await other.lock("theirs").acquire()
@@ -51,6 +52,7 @@ async def test_health_tells_links_and_locks(database: str, server: Server, engin
             "lock": "ready",
             "listen": "ready",
             "publish": "idle",
+            "work": "idle",
         }
         assert links["lock"].server_pid in {session.pid for session in server.sessions()}
         assert links["lock"].through == "direct"

@@ -4,6 +4,7 @@ Here live tests of `postgres/probe.py` and of what the keeper refuses. Theory: a
 other clients of it are looked at before and after; settings are read back from the link's own session.
 """
 
+import asyncio
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from pgconcert import AsyncCoordinator
 from pgconcert.errors import PgconcertError, PoolerRefused, StandbyRefused
 from pgconcert.events import ConnectFailed, LinkOpened, SettingRefused
 from pgconcert.postgres.keeper import Keeper
-from pgconcert.postgres.link import Link, Notification
+from pgconcert.postgres.link import Link
 from pgconcert.postgres.probe import Proof
 from pgconcert.testing import eventually_async, rewrite
 from tests.poolers import PgBouncer
@@ -72,9 +73,6 @@ class Found:
     def connect_failed(self, error: PgconcertError) -> None:
         """An attempt failed."""
         self.failures.append(error)
-
-    def notified(self, notification: Notification) -> None:
-        """Nothing is listened to."""
 
 
 @contextmanager
@@ -194,6 +192,22 @@ async def test_transaction_pooler_with_several_sessions_in_use(
         async with AsyncCoordinator(pooled.url) as c:
             with pytest.raises(PoolerRefused):
                 await c.lock("pooled").acquire()
+
+
+@pytest.mark.needs("pgbouncer")
+async def test_a_crowd_at_a_transaction_pooler(database: str, pgbouncer: Callable[..., PgBouncer]) -> None:
+    """Ten that come at once for two sessions, so that none is left for a second connection: all know what it is."""
+    pooled = pgbouncer("transaction", pool_size=2)
+    coordinators = [AsyncCoordinator(pooled.url) for _ in range(10)]
+    for c in coordinators:
+        await c.open()
+    try:
+        await asyncio.gather(*(c.publish("crowd", "x") for c in coordinators for _ in range(20)))
+        found = {link.through for c in coordinators for link in c.health().links if link.role == "publish"}
+        assert found == {"transaction pooler"}
+    finally:
+        for c in coordinators:
+            await c.close()
 
 
 @pytest.mark.needs("pgbouncer")

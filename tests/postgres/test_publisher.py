@@ -37,12 +37,10 @@ async def hearing(url: str, channel: str) -> AsyncGenerator[Ear]:
     link.close()
 
 
-def publish(publisher: Publisher, channel: str, payload: str) -> asyncio.Future[None]:
+def publish(publisher: Publisher, channel: str, payload: str) -> asyncio.Future[bool]:
     """Hand in a message; the future is its fate."""
-    fate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    publisher.publish(
-        channel, payload, lambda error: fate.set_exception(error) if error is not None else fate.set_result(None)
-    )
+    fate: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    publisher.publish(channel.encode(), payload.encode(), fate)
     return fate
 
 
@@ -86,7 +84,7 @@ async def test_one_bad_message_fails_alone(database: str) -> None:
         outcomes = await asyncio.gather(*fates, return_exceptions=True)
         (bad,) = [outcome for outcome in outcomes if isinstance(outcome, StatementFailed)]
         assert bad.sqlstate == "22023"
-        assert outcomes == [None] * 50 + [bad] + [None] * 49
+        assert outcomes == [True] * 50 + [bad] + [True] * 49
         await eventually_async(lambda: len(ear.notifications) == 100)
         wanted = ["warm", *(str(n) for n in range(100) if n != 50)]
         assert [note.payload.decode() for note in ear.notifications] == wanted
@@ -155,7 +153,7 @@ async def test_close_sends_what_was_handed_in(database: str) -> None:
         await publish(publisher, "closing", "first")
         fates = [publish(publisher, "closing", str(n)) for n in range(100)]
         await publisher.close()
-        assert await asyncio.gather(*fates) == [None] * 100
+        assert await asyncio.gather(*fates) == [True] * 100
         await eventually_async(lambda: len(ear.notifications) == 101)
 
 

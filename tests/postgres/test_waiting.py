@@ -6,7 +6,6 @@ cannot work. What costs nothing is shown by counting statements, never by time.
 """
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from pgconcert import AsyncCoordinator
 from pgconcert.events import LockAcquired, StillWaiting, WakeFailed
 from pgconcert.hold import AsyncHold
+from pgconcert.messenger import Answer
 from pgconcert.postgres import waiting
 from pgconcert.postgres.lockshard import LockShard
 from pgconcert.postgres.messages import Publisher
@@ -48,8 +48,8 @@ def no_recheck(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_wakeup(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wake-ups are thrown away: only looking again helps."""
 
-    def swallow(self: Publisher, channel: str, payload: str, told: Callable[[Exception | None], None]) -> None:
-        told(None)
+    def swallow(self: Publisher, channel: bytes, payload: bytes, answer: Answer[bool]) -> None:
+        answer.set_result(True)
 
     monkeypatch.setattr(Publisher, "publish", swallow)
 

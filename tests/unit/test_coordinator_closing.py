@@ -55,6 +55,8 @@ class Silent:
 class Slow:
     """A backend that opens when the test says so, on whatever loop it is asked."""
 
+    messenger = None
+
     def __init__(self) -> None:
         self.locker = Silent()
         self.told: list[str] = []

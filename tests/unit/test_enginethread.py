@@ -82,6 +82,8 @@ class Locker:
 class OneBackend:
     """A backend that notes where it is opened and closed."""
 
+    messenger = None
+
     def __init__(self, error: Exception | None = None) -> None:
         self.one = Locker()
         self.error = error

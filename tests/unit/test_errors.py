@@ -10,7 +10,15 @@ import re
 import pytest
 
 from pgconcert import errors
-from pgconcert.errors import HoldLost, PgconcertError, StatementFailed, shown
+from pgconcert.errors import (
+    DecodeFailed,
+    HoldLost,
+    PgconcertError,
+    PublishManyFailed,
+    PublishUncertain,
+    StatementFailed,
+    shown,
+)
 
 CLASSES: list[type[PgconcertError]] = [getattr(errors, name) for name in errors.__all__]
 LINE = re.compile(r"^ {4}(?P<indent>[│ ]*)(?:[├└]── )?(?P<name>[A-Z]\w+)(?: \((?P<builtin>\w+)\))?")
@@ -35,6 +43,10 @@ def make(kind: type[PgconcertError]) -> PgconcertError:
         return kind("key", "why")
     if issubclass(kind, StatementFailed):
         return kind("what happened", "53200")
+    if issubclass(kind, DecodeFailed):
+        return kind("what happened", b"\xff")
+    if issubclass(kind, PublishManyFailed):
+        return kind(3, {1: PublishUncertain("the link died")})
     return kind("what happened")
 
 
@@ -59,7 +71,7 @@ def test_errors_travel_by_pickle_and_keep_their_notes(kind: type[PgconcertError]
         assert again.__notes__ == error.__notes__
         assert str(again) == str(error)
         assert again.args == error.args
-        assert vars(again) == vars(error)
+        assert repr(vars(again)) == repr(vars(error))
 
 
 def test_a_lost_hold_names_key_and_reason() -> None:

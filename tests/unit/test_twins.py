@@ -23,6 +23,11 @@ TWINS: Final = {
     "LockSet": (pgconcert.AsyncLockSet, blocking.LockSet),
     "Semaphore": (pgconcert.AsyncSemaphore, blocking.Semaphore),
     "Hold": (pgconcert.AsyncHold, blocking.Hold),
+    "ChannelLock": (pgconcert.AsyncChannelLock, blocking.ChannelLock),
+    "Subscription": (pgconcert.AsyncSubscription, blocking.Subscription),
+    "Listening": (pgconcert.AsyncListening, blocking.Listening),
+    "FanOut": (pgconcert.AsyncFanOut, blocking.FanOut),
+    "FanOutSubscription": (pgconcert.AsyncFanOutSubscription, blocking.FanOutSubscription),
 }
 
 WORDS: Final = (
@@ -36,12 +41,17 @@ WORDS: Final = (
     (r"\bTask\[object\]", "Thread"),
     (r"\basyncio\.Thread\b", "threading.Thread"),
     (r"\bCancelled\b", "Interrupted"),
+    (r"\bfailing or cancelled\b", "failing or interrupted"),
     (r"\bCoroutineType\[Any, Any, (.*)\]", r"\1"),
 )
 """From the words of asyncio to those of threads."""
 
 NO_CANCEL: Final = "a body that runs in a thread cannot be cancelled, so it asks"
 HANDED_IN: Final = "a release is handed in and not waited for"
+ON_THREADS: Final = "handlers and hooks run on threads of their own, and are plain functions"
+ON_ENGINE: Final = "filters run on the engine thread"
+NO_AWAIT: Final = "what can be awaited to be opened has open() here"
+FOR_A_WHILE: Final = "a wait that nobody can cancel has a time limit"
 
 DIFFERENT: Final = {
     "Coordinator.engine": "the blocking twin has the engine thread and no other",
@@ -52,6 +62,19 @@ DIFFERENT: Final = {
     "Coordinator.lock doc": "no parameter on_lost",
     "Coordinator.semaphore doc": "no parameter on_lost",
     "Coordinator.close doc": "it tells what an interrupt does",
+    "Coordinator.handler_threads": ON_THREADS,
+    "Coordinator.subscribe doc": ON_ENGINE + "; messages are taken in batches, by any thread",
+    "Coordinator.listen doc": ON_THREADS + "; " + NO_AWAIT,
+    "Coordinator.on_reconnect doc": ON_THREADS,
+    "Coordinator.listening returns": "the twin of AsyncListening has the name of this type",
+    "ChannelLock.on_release doc": ON_THREADS,
+    "FanOut.publish doc": "only a blocking connection will do",
+    "FanOut.subscribe doc": ON_ENGINE,
+    "Listening doc": NO_AWAIT,
+    "Listening.close doc": "a handler on a thread cannot be cancelled, so it is left alone",
+    "Listening.wait_closed.timeout": FOR_A_WHILE,
+    "Listening.wait_closed returns": FOR_A_WHILE,
+    "Listening.wait_closed doc": FOR_A_WHILE,
     "Lock doc": NO_CANCEL,
     "Hold doc": NO_CANCEL,
     "Hold.tell_loss name": NO_CANCEL,

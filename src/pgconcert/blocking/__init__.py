@@ -4,9 +4,24 @@ Every class is the twin of one with asyncio (``AsyncLock`` and ``Lock``), with t
 a test compares them. The links live on the engine thread of the process (``enginethread.py``).
 """
 
+from .channel_lock import ChannelLock
 from .coordinator import Coordinator
+from .fanout import FanOut, FanOutSubscription
 from .hold import Hold
+from .listening import Listening
 from .locks import Lock, Semaphore
 from .locksets import LockSet
+from .subscription import Subscription
 
-__all__ = ["Coordinator", "Hold", "Lock", "LockSet", "Semaphore"]
+__all__ = [
+    "ChannelLock",
+    "Coordinator",
+    "FanOut",
+    "FanOutSubscription",
+    "Hold",
+    "Listening",
+    "Lock",
+    "LockSet",
+    "Semaphore",
+    "Subscription",
+]

@@ -7,25 +7,29 @@ import contextlib
 import weakref
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from ..backend import Backend
 from ..composition import Composition, seconds
 from ..conninfo import Address
-from ..errors import CoordinatorClosed, NotHeld
+from ..errors import BrokerClosed, ConfigurationError, CoordinatorClosed, NotHeld, given
 from .acquiring import Register
+from .channel_lock import ChannelLock
 from .engine import Engine, not_in_a_loop
 from .hold import Hold
 from .locks import Lock, Semaphore
 from .locksets import LockSet
+from .mail import Messages
+from .messaging import Messaging
 
 __all__ = ["Coordinator"]
 
 _TWIN: Final = "AsyncCoordinator"
 _FAREWELL: Final = 3.0
+_MOST_THREADS: Final = 1000
 
 
-class Coordinator(Composition[Register]):
+class Coordinator(Composition[Register], Messaging):
     """The one object of a program that coordinates. Use it as ``with``, or ``open()`` and ``close()``.
 
     :param address: a connection string (libpq URL or key=value; SQLAlchemy's ``postgresql+driver://`` too), a callable
@@ -39,6 +43,17 @@ class Coordinator(Composition[Register]):
     :param network_timeout: seconds after which a silent network counts as dead (at least 0.2).
     :param connect_timeout: seconds for one attempt to connect to one address; ``connect_timeout`` of the address wins.
     :param max_locks: the budget of locks held or waited for at once; half of the server's lock table by default.
+    :param schema: the name of the schema with our tables, for what needs them (``pgconcert schema apply``).
+    :param migrate: make these tables, or bring them up to date, when it is opened.
+    :param reconnect_limit: how many attempts in a row to connect for listening may fail before it is given up
+        (``GivenUp``); ``None``: it goes on for ever.
+    :param ping_interval: seconds between the pings that we send to all listeners of the database while we listen.
+    :param ping_grace: seconds without any ping after which it is looked whether we still hear; more than
+        ``ping_interval``.
+    :param ping_connection: ``"own"`` sends pings on a link of ours; a psycopg connection: there; ``None``: somebody
+        else sends them (``send_listener_ping``).
+    :param spill_ttl: seconds for which large payloads are kept for those who listen.
+    :param handler_threads: how many threads run the handlers of ``listen`` and the hooks of ``on_reconnect``, at most.
     :param backend: a backend of your own instead of PostgreSQL; the parameters of connections are then unused.
 
     Any thread may use it. If it is still open when the interpreter exits, it is closed then. After ``fork`` it belongs
@@ -57,8 +72,18 @@ class Coordinator(Composition[Register]):
         network_timeout: float = 5.0,
         connect_timeout: float = 10.0,
         max_locks: int | None = None,
+        schema: str = "pgconcert",
+        migrate: bool = False,
+        reconnect_limit: int | None = None,
+        ping_interval: float = 300.0,
+        ping_grace: float = 420.0,
+        ping_connection: Any = "own",
+        spill_ttl: float = 3600.0,
+        handler_threads: int = 8,
         backend: Backend | None = None,
     ) -> None:
+        if type(handler_threads) is not int or not 1 <= handler_threads <= _MOST_THREADS:
+            raise ConfigurationError(f"handler_threads must be 1 to {_MOST_THREADS}, not {given(handler_threads)}")
         super().__init__(
             address,
             direct_url=direct_url,
@@ -67,8 +92,17 @@ class Coordinator(Composition[Register]):
             network_timeout=network_timeout,
             connect_timeout=connect_timeout,
             max_locks=max_locks,
+            schema=schema,
+            migrate=migrate,
+            reconnect_limit=reconnect_limit,
+            ping_interval=ping_interval,
+            ping_grace=ping_grace,
+            ping_connection=ping_connection,
+            spill_ttl=spill_ttl,
             backend=backend,
         )
+        self._handler_threads = handler_threads
+        self._open_messages: Messages | None = None
         self._by_key: dict[int, Hold] = {}
 
     def open(self) -> None:
@@ -81,11 +115,24 @@ class Coordinator(Composition[Register]):
             engine.run(lambda: self._backend.open(self.events))
             if self._state != "opening":
                 raise CoordinatorClosed("this coordinator was closed while it was being opened")
-            self._opened(Register(engine, self._backend.locker, self._describe_links))
+            register = Register(engine, self._backend.locker, self._describe_links)
+            messenger = self._backend.messenger
+            if messenger is not None:
+                self._open_messages = Messages(
+                    messenger,
+                    register,
+                    self.events,
+                    self._keys,
+                    self._settings,
+                    "payloads" in self._capabilities,
+                    self._handler_threads,
+                )
+            self._opened(register)
             _open.add(self)
         except BaseException:
             self._state = "closed"
             self._register = None
+            self._open_messages = None
             if engine is not None:
                 with contextlib.suppress(Exception):
                     engine.finish(self._backend.close)
@@ -94,7 +141,8 @@ class Coordinator(Composition[Register]):
     def close(self) -> None:
         """Release everything, lose what is still held, and close the links. Idempotent, in any state.
 
-        Interrupted, it leaves at once and the closing goes on; called again it waits for its end.
+        Handlers come to their end first, within their limits. Interrupted, or called by a handler, it leaves at once
+        and the closing goes on; called again it waits for its end.
         """
         self._close(None)
 
@@ -102,17 +150,36 @@ class Coordinator(Composition[Register]):
         register = self._register
         failure: Exception | None = None
         if register is not None and not self._inherited:
+            messages = self._open_messages
+            if messages is not None and messages.threads.inside:
+                register.engine.finish(self._end, wait=False)
+                return
             not_in_a_loop(_TWIN)
             try:
-                register.engine.finish(self._backend.close, timeout)
+                register.engine.finish(self._end, timeout)
             except Exception as error:
                 failure = error
         # noted at its end, so that whoever was interrupted on the way finds it as it was
         self._register = None
+        self._open_messages = None
         self._state = "closed"
         _open.discard(self)
         if failure is not None:
             raise failure
+
+    async def _end(self) -> None:
+        try:
+            if self._open_messages is not None:
+                await self._open_messages.close()
+        finally:
+            await self._backend.close()
+
+    def _messages(self) -> Messages:
+        if self._state != "closed":
+            self._checked("messages")
+            if (messages := self._open_messages) is not None:
+                return messages
+        raise BrokerClosed("this coordinator is closed")
 
     def __enter__(self) -> Self:
         self.open()
@@ -152,6 +219,16 @@ class Coordinator(Composition[Register]):
         """
         register = self._checked("semaphores")
         return Semaphore(register, self._keys.semaphore(name, permits), seconds(timeout), False)
+
+    def channel_lock(self, channel: str, *, acquire_interval: float = 30.0) -> ChannelLock:
+        """The right to handle a channel, for one process at a time: what ``subscribe(delivery="one-process")`` takes
+        care of by itself, for those who want to do it themselves.
+
+        :param channel: the name of the channel; 1 to 63 encoded bytes.
+        :param acquire_interval: for how many seconds a process that stands by leaves a lock alone that nobody has (0.01
+            to 86,400), and how long it pauses while it cannot wait. A release is taken up at once, a death in a second.
+        """
+        return ChannelLock(self._checked(None), self._keys, self.events, channel, acquire_interval)
 
     def acquire_lock(self, key: int | str) -> bool:
         """Try to take a lock, at once, and keep it until ``release_lock``. For code that is neutral of its backend."""

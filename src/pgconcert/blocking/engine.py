@@ -33,6 +33,9 @@ _LOOK: Final = 0.5
 """Seconds after which a main thread that waits looks for signals. The kernel may give a signal to any thread, and if it
 is another one the wait of the main thread is not interrupted."""
 
+_ALIVE: Final = 1.0
+"""Seconds after which whoever waits for something that may never end looks whether the engine still runs."""
+
 
 def _nothing(result: object) -> None:
     """Undo nothing."""
@@ -162,11 +165,71 @@ class Engine:
                 self.crossing.post(withdraw)
             raise
 
-    def finish(self, work: Callable[[], Coroutine[Any, Any, object]], timeout: float | None = None) -> None:
+    def call(self, work: Callable[[], T]) -> T:
+        """Run a quick function on the engine and return what it returns. It is run even if we are interrupted."""
+        call: Call[T] = Call()
+
+        def run() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                call.set_exception(error)
+            else:
+                call.set_result(result)
+
+        if not self.crossing.post(run):
+            raise CoordinatorClosed("the engine thread has ended")
+        call.wait()
+        return call.answer()
+
+    def follow(self, begin: Callable[[], asyncio.Future[Any]], timeout: float | None = None) -> bool:
+        """Begin something on the engine that goes on whatever becomes of us, and wait for its end. False if that did
+        not come within ``timeout`` seconds."""
+        call: Call[bool] = Call()
+        begun: list[asyncio.Future[Any]] = []
+
+        def start() -> None:
+            try:
+                begun.append(begin())
+            except BaseException as error:
+                call.set_exception(error)
+            else:
+                begun[0].add_done_callback(told)
+
+        def told(future: asyncio.Future[Any]) -> None:
+            error = None if future.cancelled() else future.exception()
+            if error is not None:
+                call.set_exception(error)
+            else:
+                call.set_result(True)
+
+        def leave() -> None:
+            for future in begun:
+                future.remove_done_callback(told)
+
+        end = None if timeout is None else time.monotonic() + timeout
+        try:
+            if not self.crossing.post(start):
+                raise CoordinatorClosed("the engine thread has ended")
+            # nobody settles what nobody can end any more
+            while not call.wait(_ALIVE if end is None else min(_ALIVE, max(end - time.monotonic(), 0))):
+                if self.crossing.closed:
+                    raise CoordinatorClosed("the engine thread has ended")
+                if end is not None and time.monotonic() >= end:
+                    self.crossing.post(leave)
+                    return False
+        except BaseException:
+            self.crossing.post(leave)
+            raise
+        return call.answer()
+
+    def finish(
+        self, work: Callable[[], Coroutine[Any, Any, object]], timeout: float | None = None, wait: bool = True
+    ) -> None:
         """Run a coroutine as the last one, wait for it, and leave; the last user's leaving ends the thread.
 
         Whoever is interrupted here, or loses patience after ``timeout`` seconds (``TimeoutError``), goes away; the
-        work goes on to its end. Called again it waits for the same end.
+        work goes on to its end. Called again it waits for the same end. Without ``wait`` it is begun, and no more.
         """
         call: Call[object] = Call()
 
@@ -180,9 +243,9 @@ class Engine:
             if not call.settled:
                 call.set_result(None if task.cancelled() else task.result())
 
-        if self.crossing.post(start) and not call.wait(timeout):
+        if self.crossing.post(start) and wait and not call.wait(timeout):
             raise TimeoutError(f"the engine did not answer within {timeout:g} s")
-        if not self._thread._users:
+        if wait and not self._thread._users:
             self._thread._thread.join()
         if isinstance(call.result, BaseException):
             raise call.result

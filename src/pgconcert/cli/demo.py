@@ -1,7 +1,8 @@
-"""``pgconcert demo``: several processes, one lock, the holder killed now and then. Here the parts are put together.
+"""``pgconcert demo``: several processes, one lock, the holder killed now and then, and messages between them. Here the
+parts are put together.
 
 ``demo_worker`` is one process, ``demo_stage`` all of them from outside, ``demo_director`` the course of events,
-``demo_display`` what is seen, ``demo_history`` what is proven.
+``demo_display`` what is seen, ``demo_history`` what is proven of the lock, ``demo_messages`` of the messages.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .console import make_console
 from .demo_director import Director, Plan
 from .demo_display import LiveView, PlainView, summary
 from .demo_history import Kind, judge
+from .demo_messages import judge_mail
 from .demo_stage import Stage, WorkerFailed
 from .ending import Ending, Stopped
 
@@ -35,7 +37,8 @@ Examples:
 
 \b
 Exit code: 0 if no two processes ever held the lock at one time, every take-over
-succeeded and every process had its turn; 1 if not; 130 after Ctrl-C.
+succeeded, every process had its turn, and no message was lost without being
+reported; 1 if not; 130 after Ctrl-C.
 """
 )
 @click.option(
@@ -59,11 +62,12 @@ succeeded and every process had its turn; 1 if not; 130 after Ctrl-C.
     help="How long they compete; up to 15 seconds more if a take-over or a turn is outstanding.",
 )
 def command(url: str, processes: int, kills: int, seconds: float) -> None:
-    """Watch several processes compete for one lock while its holder is killed.
+    """Watch several processes compete for one lock, and talk, while the holder is killed.
 
     Each process takes the lock, holds it for a moment and gives it back. Now and then the holder is killed with
-    SIGKILL, and once its connection to the server is cut. At the end the recorded history is checked: no two
-    processes may have held the lock at one time.
+    SIGKILL, and once its connection to the server is cut. All the while each sends numbered messages to all; once the
+    connection of a listener is cut. At the end the recorded history is checked: no two processes may have held the lock
+    at one time, and whatever message was not heard must have been told as a gap.
     """
     console = make_console()
     plan = Plan(processes, seconds, kills)
@@ -87,12 +91,16 @@ def _run(console: Console, url: str, plan: Plan, ending: Ending) -> list[str]:
         operator = stack.enter_context(Operator(url, name="pgconcert demo"))
         console.print(f"{operator.server}\n", markup=False)
         namespace = f"demo:{secrets.token_hex(4)}"  # two demos on one server do not compete with each other
-        stage = stack.enter_context(Stage(url, namespace, plan.shortest_hold, plan.longest_hold, ending.shielded))
+        stage = stack.enter_context(
+            Stage(url, namespace, plan.shortest_hold, plan.longest_hold, plan.pause, ending.shielded)
+        )
         view = LiveView(console) if console.is_terminal else PlainView(console)
         stack.enter_context(view)
         stack.callback(ending.finish)
         director = Director(stage, plan, operator.end_session, view)
         records = director.run()
         wrong = judge(records, stage.pids, plan.kills, plan.faults.count(Kind.CUT))
+        mail = director.picture.mail.records
+        wrong += judge_mail(mail, stage.pids, stage.killed, plan.faults.count(Kind.SILENCED))
     summary(console, director.picture, wrong)
     return wrong

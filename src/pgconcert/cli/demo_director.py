@@ -2,9 +2,11 @@
 
 A fault is due at a fixed hour, and then waits for somebody to enter: it is meant for a holder in the middle of a hold.
 Whether it hit is known only afterwards, from the history, because the holder may have left in the same instant; a miss
-is repeated. The next fault waits until somebody has taken over. At closing time the demo goes on, within limits, until
-every fault was answered and every process has had its turn: order between processes is not promised, a turn is hoped
-for.
+is repeated. The next fault waits until somebody has taken over. One fault is for messages: the connection over which a
+process listens is cut, and the next one waits until that process was told of the gap and hears again.
+
+At closing time the demo goes on, within limits, until every fault was answered and every process has had its turn:
+order between processes is not promised, a turn is hoped for.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 from .demo_history import Fault, Interval, Kind, Record, read_history
+from .demo_messages import MAIL, Mail
 from .demo_stage import Stage, WorkerFailed
 
 __all__ = ["Director", "Mood", "Picture", "Plan", "View"]
 
-Mood = Literal["plain", "killed", "cut", "good"]
+Mood = Literal["plain", "killed", "cut", "deaf", "good"]
 
 _START_LIMIT: Final = 30.0
 _TAKEOVER_LIMIT: Final = 10.0
@@ -27,11 +30,12 @@ _OVERTIME: Final = 15.0
 _FRAME: Final = 0.04
 _FRESH: Final = 0.025
 _PATIENCE: Final = 2.0
+_MESSAGES_PER_SECOND: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to happen. ``kills`` of the holder by SIGKILL, and one cut of its connection."""
+    """What is to happen. ``kills`` of the holder by SIGKILL, one cut of its connection, one of a listener's."""
 
     processes: int
     seconds: float
@@ -39,9 +43,9 @@ class Plan:
 
     @property
     def faults(self) -> list[Kind]:
-        """In their order: the cut comes second, so that a viewer has seen a kill before."""
+        """In their order: the cuts come after a kill, which a viewer understands at once."""
         faults = [Kind.KILLED] * self.kills
-        faults.insert(1, Kind.CUT)
+        faults[1:1] = [Kind.CUT, Kind.SILENCED]
         return faults
 
     @property
@@ -54,13 +58,20 @@ class Plan:
         """Seconds."""
         return self.longest_hold / 6
 
+    @property
+    def pause(self) -> float:
+        """Seconds from message to message of one process: so many that a short gap has some in it."""
+        return self.processes / _MESSAGES_PER_SECOND
+
 
 @dataclass(slots=True)
 class Picture:
-    """All there is to see. ``begun`` is when every process was ready, in nanoseconds; 0 before."""
+    """All there is to see. ``records`` are those of the lock, ``mail`` has those of messages; ``begun`` is when every
+    process was ready, in nanoseconds; 0 before."""
 
     plan: Plan
     records: list[Record] = field(default_factory=list)
+    mail: Mail = field(default_factory=Mail)
     inside: Record | None = None
     begun: int = 0
 
@@ -113,10 +124,13 @@ class Director:
             self._take(self._stage.hear(_FRAME))
             self._view.show(self.picture)
         self.picture.begun = time.monotonic_ns()
-        self._view.tell(self.picture.begun, "plain", f"{self._plan.processes} processes compete for one lock")
+        self._view.tell(self.picture.begun, "plain", f"{self._plan.processes} processes compete for one lock, and talk")
 
     def _take(self, heard: Sequence[Record]) -> None:
         for record in heard:
+            if record.kind in MAIL:
+                self.picture.mail.take(record)
+                continue
             self.picture.records.append(record)
             inside = self.picture.inside
             if record.kind is Kind.ENTERED:
@@ -137,19 +151,33 @@ class Director:
         return answered and set(self._stage.pids) <= {r.pid for r in self.picture.records if r.kind is Kind.ENTERED}
 
     def _is_moment_for_fault(self) -> bool:
-        inside = self.picture.inside
-        if not self._to_come or inside is None:
+        if not self._to_come:
             return False
         number = len(self._plan.faults) - len(self._to_come)
         due = self._plan.seconds * (number + 1) / (len(self._plan.faults) + 1)
         overdue = self._elapsed() - due
         if overdue < 0:
             return False
+        if self._to_come[0] is Kind.SILENCED:
+            return self._listener() is not None
+        inside = self.picture.inside
+        if inside is None:
+            return False
         # A holder that entered long ago is about to leave. On a busy machine there may be no better one.
         return overdue > _PATIENCE or (time.monotonic_ns() - inside.at) / 1e9 < _FRESH
 
+    def _listener(self) -> Record | None:
+        """Somebody who listens, and does not hold the lock, so that only one thing happens at a time."""
+        inside = self.picture.inside
+        there = (link for _, link in sorted(self.picture.mail.links.items()) if link.pid not in self._stage.killed)
+        return next((link for link in there if inside is None or link.pid != inside.pid), None)
+
     def _strike(self) -> None:
-        inside, kind = self.picture.inside, self._to_come[0]
+        kind = self._to_come[0]
+        if kind is Kind.SILENCED:
+            self._silence()
+            return
+        inside = self.picture.inside
         assert inside is not None
         self._announced = False
         if kind is Kind.KILLED:
@@ -163,8 +191,34 @@ class Director:
             self._cut(inside.backend)
         self.picture.records.append(self._under_way)
 
+    def _silence(self) -> None:
+        link = self._listener()
+        assert link is not None
+        cut = Record(Kind.SILENCED, link.worker, link.pid, time.monotonic_ns(), backend=link.backend)
+        self._under_way = cut
+        self._cut(link.backend)
+        self.picture.mail.take(cut)
+        who = f"worker-{cut.worker} (pid {cut.pid})"
+        self._view.tell(cut.at, "deaf", f"{who} listens, and that connection is cut")
+
+    def _follow_silence(self, cut: Record) -> None:
+        theirs = [each for each in self.picture.mail.records if each.pid == cut.pid and each.at > cut.at]
+        gap = next((each for each in theirs if each.kind is Kind.GAP), None)
+        again = next((each for each in theirs if gap and each.kind is Kind.HEARD and each.at > gap.at), None)
+        if gap is not None and again is not None:
+            after = (gap.at - cut.at) / 1e6
+            text = f"worker-{cut.worker} hears again, and was told of the gap after {after:.0f} ms"
+            self._view.tell(gap.at, "good", text)
+        elif (time.monotonic_ns() - cut.at) / 1e9 <= _TAKEOVER_LIMIT:
+            return
+        self._under_way = None
+        self._to_come.pop(0)
+
     def _follow(self, struck: Record) -> None:
         """See what became of a fault."""
+        if struck.kind is Kind.SILENCED:
+            self._follow_silence(struck)
+            return
         fault = next(f for f in read_history(self.picture.records).faults if (f.pid, f.at) == (struck.pid, struck.at))
         left = any(r.kind is Kind.LEFT and r.pid == struck.pid and r.at >= struck.at for r in self.picture.records)
         if fault.hold is not None and not self._announced:

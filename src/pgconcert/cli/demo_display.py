@@ -24,6 +24,7 @@ from rich.text import Text
 
 from .demo_director import Mood, Picture
 from .demo_history import History, Interval, Kind, find_overlaps, read_history, tally
+from .demo_messages import Mail, accounts
 
 __all__ = ["LiveView", "PlainView", "summary"]
 
@@ -31,8 +32,14 @@ _CELL: Final = 50_000_000
 _FRAME: Final = 0.08
 _STATUS: Final = 1.0
 _LINES: Final = 7
-_BESIDE_LANE: Final = 45
-_STYLES: Final[dict[Mood, str]] = {"plain": "dim", "killed": "bold red", "cut": "yellow", "good": "green"}
+_BESIDE_LANE: Final = 52
+_STYLES: Final[dict[Mood, str]] = {
+    "plain": "dim",
+    "killed": "bold red",
+    "cut": "yellow",
+    "deaf": "magenta",
+    "good": "green",
+}
 
 
 class _Signs(NamedTuple):
@@ -40,12 +47,17 @@ class _Signs(NamedTuple):
     waits: str
     killed: str
     cut: str
+    deaf: str
     holder: str
     marks: dict[Mood, str]
 
 
-_DRAWN: Final = _Signs("█", "─", "✖", "◆", "▶", {"plain": "·", "killed": "✖", "cut": "◆", "good": "●"})
-_TYPED: Final = _Signs("#", "-", "X", "!", ">", {"plain": ".", "killed": "X", "cut": "!", "good": "+"})
+_DRAWN: Final = _Signs(
+    "█", "─", "✖", "◆", "○", "▶", {"plain": "·", "killed": "✖", "cut": "◆", "deaf": "○", "good": "●"}
+)
+_TYPED: Final = _Signs(
+    "#", "-", "X", "!", "o", ">", {"plain": ".", "killed": "X", "cut": "!", "deaf": "o", "good": "+"}
+)
 
 
 def _signs(console: Console) -> _Signs:
@@ -54,6 +66,10 @@ def _signs(console: Console) -> _Signs:
 
 def _seconds(nanoseconds: float) -> str:
     return f"{nanoseconds / 1e9:.2f} s"
+
+
+def _talk(mail: Mail) -> str:
+    return f"{mail.sent.total()} messages sent, {mail.heard.total()} times heard"
 
 
 class PlainView:
@@ -76,7 +92,7 @@ class PlainView:
         self._next = elapsed - elapsed % _STATUS + _STATUS
         turns = ", ".join(str(tally(picture.records, n).turns) for n in range(1, picture.plan.processes + 1))
         holder = f"worker-{picture.inside.worker} holds the lock" if picture.inside else "nobody holds the lock"
-        self._console.print(f"{elapsed:6.2f} s  {holder}; turns so far: {turns}", markup=False)
+        self._console.print(f"{elapsed:6.2f} s  {holder}; turns so far: {turns}; {_talk(picture.mail)}", markup=False)
 
     def __enter__(self) -> Self:
         return self
@@ -116,7 +132,8 @@ class LiveView:
         clock = f"{elapsed:.1f} of {picture.plan.seconds:g} s"
         if elapsed > picture.plan.seconds + 1:
             clock = f"{elapsed:.1f} s: waiting until everybody has had a turn"
-        body = Group(self._headline(picture), Text(), self._lanes(picture, now), Text(), self._events(picture))
+        talk = Text(f"  {_talk(picture.mail)}", style="dim")
+        body = Group(self._headline(picture), talk, Text(), self._lanes(picture, now), Text(), self._events(picture))
         return Panel(
             body,
             title="[bold]pgconcert demo[/]",
@@ -145,6 +162,7 @@ class LiveView:
         lanes.add_column("turns", justify="right")
         lanes.add_column("median wait", justify="right")
         lanes.add_column("longest", justify="right")
+        lanes.add_column("heard", justify="right")
         for worker in range(1, picture.plan.processes + 1):
             holds = picture.inside is not None and picture.inside.worker == worker
             got = tally(picture.records, worker)
@@ -154,6 +172,7 @@ class LiveView:
                 str(got.turns),
                 _seconds(got.median_wait),
                 _seconds(got.longest_wait),
+                str(picture.mail.heard[worker]),
             )
         return lanes
 
@@ -165,6 +184,9 @@ class LiveView:
             else (self._signs.cut, "bold yellow")
             for fault in history.faults
             if fault.worker == worker
+        }
+        marks |= {
+            link.at // _CELL: (self._signs.deaf, "bold magenta") for link in picture.mail.cuts if link.worker == worker
         }
         away = _absences(picture, worker)
         newest = now // _CELL
@@ -227,6 +249,9 @@ def summary(console: Console, picture: Picture, wrong: Sequence[str]) -> None:
     table.add_column("longest wait", _seconds(waits[-1]) if waits else "", justify="right")
     killed = sum(fault.kind is Kind.KILLED for fault in history.faults)
     table.add_column("killed", str(killed), justify="right")
+    mail = picture.mail
+    table.add_column("sent", str(mail.sent.total()), justify="right")
+    table.add_column("heard", str(mail.heard.total()), justify="right")
     for worker in range(1, picture.plan.processes + 1):
         got = tally(picture.records, worker)
         table.add_row(
@@ -235,12 +260,18 @@ def summary(console: Console, picture: Picture, wrong: Sequence[str]) -> None:
             _seconds(got.median_wait),
             _seconds(got.longest_wait),
             str(got.killed) if got.killed else "-",
+            str(mail.sent[worker]),
+            str(mail.heard[worker]),
         )
     console.print(table)
     for what, kind in (("SIGKILL", Kind.KILLED), ("cut connection", Kind.CUT)):
         times = [f.takeover / 1e6 for f in history.faults if f.kind is kind and f.takeover is not None]
         if times:
             console.print(f"  take-over after {what}: " + ", ".join(f"{took:.0f} ms" for took in times))
+    kept = accounts(mail.records)
+    told = sum(len(account.told) for account in kept)
+    lost = sum(len(account.lost) for account in kept)
+    console.print(f"  gaps told to listeners: {mail.gaps.total()}, with {told} messages in them")
     overlaps = find_overlaps(history.intervals)
     excused = [overlap for overlap in overlaps if overlap.excused]
     for overlap in excused:
@@ -257,3 +288,4 @@ def summary(console: Console, picture: Picture, wrong: Sequence[str]) -> None:
         return
     mark = f"{_signs(console).marks['good']} " if not plain else ""
     console.print(f"{mark}{turns} holds, never two at one time; every take-over succeeded.", style="bold green")
+    console.print(f"{mark}{mail.sent.total()} messages, {lost} lost without being reported.", style="bold green")

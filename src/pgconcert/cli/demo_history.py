@@ -1,4 +1,5 @@
-"""What happened in a demo, as records, and what follows from them. Pure: no clock, no process, no output.
+"""What happened to the lock of a demo, as records, and what follows from them. Pure: no clock, no process, no output.
+The records of messages stand here too; what follows from those is said in ``demo_messages.py``.
 
 A record is one fact with a time of the machine's monotonic clock, which all its processes share. The process that holds
 writes *entered*, and *left* before it releases, so that a recorded hold never reaches beyond the real one: whatever
@@ -39,7 +40,7 @@ __all__ = [
 LONGEST_NOTICE: Final = 1_000_000_000
 """Nanoseconds within which a process must know that its connection is gone."""
 
-_LAYOUT: Final = struct.Struct("<BHiiqq")
+_LAYOUT: Final = struct.Struct("<BHiiqqii")
 
 
 class Kind(enum.IntEnum):
@@ -51,11 +52,20 @@ class Kind(enum.IntEnum):
     LOST = 4
     KILLED = 5
     CUT = 6
+    LISTENING = 7
+    SENT = 8
+    HEARD = 9
+    GAP = 10
+    DONE = 11
+    SILENCED = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One fact. ``at`` and ``waited`` are nanoseconds; ``backend`` is the server process of the lock's connection."""
+    """One fact. ``at`` and ``waited`` are nanoseconds; ``backend`` is the server process of the connection concerned.
+
+    Of a message, ``number`` is that of its sender, and ``peer`` the sender's process where another one writes.
+    """
 
     kind: Kind
     worker: int
@@ -63,18 +73,22 @@ class Record:
     at: int
     waited: int = 0
     backend: int = 0
+    number: int = 0
+    peer: int = 0
 
     SIZE = _LAYOUT.size
 
     def pack(self) -> bytes:
         """The record as ``SIZE`` bytes, few enough for one atomic write to a pipe."""
-        return _LAYOUT.pack(self.kind, self.worker, self.pid, self.backend, self.at, self.waited)
+        return _LAYOUT.pack(
+            self.kind, self.worker, self.pid, self.backend, self.at, self.waited, self.number, self.peer
+        )
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """The reverse of ``pack``."""
-        kind, worker, pid, backend, at, waited = _LAYOUT.unpack(data)
-        return cls(Kind(kind), worker, pid, at, waited, backend)
+        kind, worker, pid, backend, at, waited, number, peer = _LAYOUT.unpack(data)
+        return cls(Kind(kind), worker, pid, at, waited, backend, number, peer)
 
 
 def unpack_all(data: bytes) -> tuple[list[Record], bytes]:

@@ -64,16 +64,19 @@ class Stage:
         namespace: str,
         shortest: float,
         longest: float,
+        pause: float,
         shielded: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._shielded = shielded
         self._url, self._namespace = url, namespace
-        self._shortest, self._longest = shortest, longest
+        self._shortest, self._longest, self._pause = shortest, longest, pause
         self._actors: dict[int, _Actor] = {}
         self._read, self._write = os.pipe()
         self._rest = b""
         self.pids: list[int] = []
         """Every process that was ever started."""
+        self.killed: list[int] = []
+        """Those that were ended by ``kill``."""
 
     def start(self, worker: int) -> None:
         """Start a process for a number that has none."""
@@ -89,7 +92,7 @@ class Stage:
             self._actors[worker] = _Actor(process, errors)
             self.pids.append(process.pid)
         assert process.stdin
-        orders = Orders(self._url, self._namespace, worker, self._shortest, self._longest, self._write)
+        orders = Orders(self._url, self._namespace, worker, self._shortest, self._longest, self._pause, self._write)
         with suppress(BrokenPipeError):
             process.stdin.write(orders.line())
             process.stdin.flush()
@@ -108,6 +111,7 @@ class Stage:
             actor = self._actors.pop(worker)
             record = Record(Kind.KILLED, worker, actor.process.pid, time.monotonic_ns())
             actor.bury()
+            self.killed.append(record.pid)
         return record
 
     def dismiss(self) -> list[Record]:

@@ -17,7 +17,7 @@ from ..errors import PgconcertError
 
 __all__ = ["group"]
 
-_COMMANDS = ("status", "watch", "doctor", "run", "demo", "completion")
+_COMMANDS = ("status", "watch", "doctor", "run", "publish", "listen", "request", "ping", "schema", "demo", "completion")
 
 
 class _Commands(click.Group):
@@ -52,8 +52,10 @@ Examples:
   pgconcert watch
   pgconcert doctor
   pgconcert run --lock backup -- backup.sh --full
+  pgconcert listen orders
+  pgconcert publish orders 'order 42 is paid'
 """,
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def group() -> None:
-    """Locks for the processes of one application, through the PostgreSQL they already share."""
+    """Locks and messages for the processes of one application, through the PostgreSQL they already share."""

@@ -14,6 +14,7 @@ from ..errors import ConfigurationError, CoordinatorClosed
 from ..events import EventStream
 from ..identity import default_name
 from .locks import MemoryLocker
+from .messages import MemoryMessenger
 from .table import BUDGET
 from .world import World
 
@@ -74,11 +75,12 @@ class MemoryBackend:
         self._budget = max_locks or BUDGET
         self._alive: asyncio.Task[None] | None = None
         self._locker: MemoryLocker | None = None
+        self._messenger: MemoryMessenger | None = None
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """All but ``processes``."""
-        return frozenset(("exclusion", "shared", "semaphores"))
+        return frozenset(("exclusion", "shared", "semaphores", "messages", "payloads", "claims"))
 
     @property
     def locker(self) -> MemoryLocker:
@@ -86,6 +88,13 @@ class MemoryBackend:
         if self._locker is None:
             raise CoordinatorClosed("this backend is not open")
         return self._locker
+
+    @property
+    def messenger(self) -> MemoryMessenger:
+        """The port for messages."""
+        if self._messenger is None:
+            raise CoordinatorClosed("this backend is not open")
+        return self._messenger
 
     async def open(self, events: EventStream) -> None:
         """Enter the world. Raises ``ConfigurationError`` for a backend that was given to two coordinators."""
@@ -100,11 +109,15 @@ class MemoryBackend:
             network_timeout=self._network_timeout,
             budget=self._budget,
         )
-        self._alive = loop.create_task(_as_long_as_the_loop(locker), name="pgconcert memory connection")
+        messenger = self._messenger = MemoryMessenger(
+            self.world, locker.connection, loop, events, network_timeout=self._network_timeout
+        )
+        self._alive = loop.create_task(_as_long_as_the_loop(locker, messenger), name="pgconcert memory connection")
 
     async def close(self) -> None:
         """Give everything back and leave the world."""
-        if self._locker is not None:
+        if self._locker is not None and self._messenger is not None:
+            self._messenger.close("the coordinator was closed")
             self._locker.close(
                 "the coordinator was closed", "the coordinator was closed while this lock was waited for"
             )
@@ -136,6 +149,7 @@ class MemoryBackend:
             locks_held=locker.held,
             locks_waited_for=locker.waited_for,
             lock_budget=locker.budget,
+            hearing=self.messenger.hearing(),
         )
 
     def lose_connection(
@@ -143,9 +157,10 @@ class MemoryBackend:
     ) -> None:
         """Break the connection, as if the server had ended its session.
 
-        Every hold of this coordinator is lost with this reason, and then free for others. Who waits goes on waiting on
-        the next connection, which is made at once, or with ``reconnect=False`` by ``reconnect()``; until then
-        ``try_acquire`` raises ``Unavailable``.
+        Every hold of this coordinator is lost with this reason, and then free for others; it hears no messages, and
+        what it was publishing may or may not have been published. Who waits goes on waiting on the next connection,
+        which is made at once, or with ``reconnect=False`` by ``reconnect()``; until then ``try_acquire`` and
+        ``publish`` raise ``Unavailable``.
         """
         connection = self._open_locker().connection
         connection.post(partial(connection.lose, reason, not reconnect))
@@ -160,7 +175,8 @@ class MemoryBackend:
 
         Requests get no answer. After ``network_timeout`` by the world's clock every hold of this coordinator is lost,
         and then, never before, free for others. Healed earlier, it goes on as if nothing had happened, and what was
-        asked meanwhile is done in its order. ``close()`` of the coordinator is not held up by it.
+        asked meanwhile is done in its order, and what others published meanwhile is heard. ``close()`` of the
+        coordinator is not held up by it.
         """
         connection = self._open_locker().connection
         cut = Partition(lambda cut: connection.post(partial(connection.heal, cut)))
@@ -176,9 +192,10 @@ class MemoryBackend:
         return f"<MemoryBackend {self.world} as {self._name!r}>"
 
 
-async def _as_long_as_the_loop(locker: MemoryLocker) -> None:
+async def _as_long_as_the_loop(locker: MemoryLocker, messenger: MemoryMessenger) -> None:
     """A program that ends without closing its coordinator cancels all tasks: so this one knows of it."""
     try:
         await asyncio.get_running_loop().create_future()
     finally:
+        messenger.close("its task was cancelled")
         locker.close("its task was cancelled", "the task that keeps the connection was cancelled")

@@ -24,26 +24,30 @@ from typing import Protocol
 from ..clock import Timer
 from ..events import EventStream, LinkClosed, LinkLost, LinkOpened
 from ..hold import Waiter
-from .mailbox import Mailbox, running_on
+from .mailbox import Basket, Mailbox, running_on
 from .table import Ask, Seat, Verdict
 from .world import World
 
-__all__ = ["Connection", "ConnectionOwner", "settle"]
+__all__ = ["Connection", "ConnectionOwner", "Follower", "settle"]
 
 Message = Callable[[], None]
 
 
-class ConnectionOwner(Protocol):
+class Follower(Protocol):
     """Whoever speaks through the connection."""
-
-    def answered(self, ask: Ask, verdict: Verdict, /) -> None:
-        """The world has answered an ask; one of a seat that was lost, perhaps."""
 
     def link_up(self, seat: Seat, /) -> None:
         """There is a new seat, on which nothing was asked."""
 
     def link_down(self, reason: str, /) -> None:
         """All that was on the seat is lost. Others can have it when this has returned, and not before."""
+
+
+class ConnectionOwner(Follower, Protocol):
+    """Whoever has claims on the connection."""
+
+    def answered(self, ask: Ask, verdict: Verdict, /) -> None:
+        """The world has answered an ask; one of a seat that was lost, perhaps."""
 
 
 class Connection:
@@ -67,16 +71,27 @@ class Connection:
         self._world = world
         self._loop = loop
         self._events = events
-        self._owner: ConnectionOwner | None = owner
+        self._followers: list[Follower] = [owner]
         self._name = name
         self._network_timeout = network_timeout
         self._mailbox = Mailbox(loop, owner.answered)
+        self.basket = Basket(loop)
         self._away = False
         self._cuts: set[object] = set()
         self._cut_by: object | None = None
         """The first of the cuts that lasts without a gap."""
         self._kept: list[tuple[Message, Waiter | None]] = []
         self._silence: Timer | None = None
+
+    def follow(self, follower: Follower) -> None:
+        """Tell somebody else of the seats, too."""
+        self._followers.append(follower)
+        if self.seat is not None:
+            follower.link_up(self.seat)
+
+    def missing(self) -> str:
+        """What to tell those who need a connection while there is none."""
+        return f"there is no connection to {self._world} now: {self.trouble}"
 
     def post(self, call: Message) -> None:
         """Run ``call`` on the loop: now, if it is the one that runs here. From any thread."""
@@ -103,13 +118,13 @@ class Connection:
         """Take a seat, if there is none and nothing is against it."""
         if self.seat is not None or self.ended or self._away or self._cuts:
             return
-        seat = self.seat = self._world.seat(self._name, self._mailbox)
+        seat = self.seat = self._world.seat(self._name, self._mailbox, self.basket)
         self.trouble = None
         self._events.emit(
             LinkOpened(role="lock", server_pid=seat.pid, server=str(self._world), version=0, through="memory")
         )
-        if self._owner is not None:
-            self._owner.link_up(seat)
+        for follower in self._followers:
+            follower.link_up(seat)
 
     def lose(self, reason: str, stay_away: bool) -> None:
         """The connection dies."""
@@ -159,7 +174,8 @@ class Connection:
         self._stop_silence()
         # nothing goes round in a circle any more, so the world ends with the last who has it, at once
         self._mailbox.close()
-        self._owner = None
+        self.basket.close()
+        self._followers.clear()
 
     def forked(self) -> None:
         """In a forked child: neither the world nor the loop is ours."""
@@ -179,8 +195,8 @@ class Connection:
             self._events.emit(LinkClosed(role="lock", server_pid=seat.pid))
         else:
             self._events.emit(LinkLost(role="lock", server_pid=seat.pid, reason=reason, unanswered=len(kept)))
-        if self._owner is not None:
-            self._owner.link_down(reason)
+        for follower in self._followers:
+            follower.link_down(reason)
         self._world.send(partial(self._world.end, seat))
         for _, waiter in kept:
             settle(waiter)

@@ -129,6 +129,13 @@ class MemoryLocker:
             except RuntimeError:
                 pass  # the loop has ended, and whoever meets our seat in the world ends that
 
+    def confirm(self, claim: Grant, waiter: Waiter) -> None:
+        """Tell whether a claim is held: the answer waits as long as a cut lasts."""
+        if claim.over or claim.reason is not None or self.connection.seat is None:
+            waiter.set_result(False)
+        else:
+            self.connection.send(_nothing, waiter)
+
     def describe(self, key: LockKey, waiter: Describer) -> None:
         """Ask who holds a key."""
         seat = self.connection.seat
@@ -165,7 +172,7 @@ class MemoryLocker:
         self.connection.end(reason)
         if self._patience is not None:
             self._patience.cancel()
-        self._world.members.discard(self)
+        self._world.leave_for_good(self)
 
     def forked(self) -> None:
         """In a forked child: nothing is ours any more."""
@@ -246,7 +253,7 @@ class MemoryLocker:
         return self._asks.pop(claim, None)
 
     def _unavailable(self) -> Unavailable:
-        return Unavailable(f"there is no connection to {self._world} now: {self.connection.trouble}")
+        return Unavailable(self.connection.missing())
 
     def _drop(self, claim: Grant) -> None:
         assert isinstance(claim, Claim)
@@ -306,3 +313,7 @@ def _over_budget(used: int, budget: int) -> LockBudgetExceeded:
         f"{used} locks are held or waited for by this coordinator, and its budget is {budget}; give it a larger "
         "max_locks, or hold fewer locks at once"
     )
+
+
+def _nothing() -> None:
+    """Ask the world for nothing."""

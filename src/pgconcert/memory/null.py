@@ -122,6 +122,11 @@ class NullBackend:
         return frozenset(("shared", "semaphores"))
 
     @property
+    def messenger(self) -> None:
+        """It carries no messages."""
+        return None
+
+    @property
     def locker(self) -> NullLocker:
         """The port for locks."""
         if self._locker is None:

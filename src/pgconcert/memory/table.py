@@ -16,13 +16,13 @@ reached again: they could not be told.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ..backend import Claim, Holder
 from ..errors import LockBudgetExceeded, PermitsDisagree
-from .mailbox import Mailbox
+from .mailbox import Basket, Heard, Mailbox
 
 __all__ = ["BUDGET", "Ask", "Seat", "Table", "Verdict"]
 
@@ -59,10 +59,11 @@ class Ask:
 class Seat:
     """One connection of a coordinator with the world. ``pid`` is its number, which nobody else ever has."""
 
-    __slots__ = ("application", "asks", "inside", "keys", "mailbox", "pid")
+    __slots__ = ("application", "asks", "basket", "channels", "inside", "keys", "mailbox", "outside", "pid")
 
-    def __init__(self, pid: int, application: str, mailbox: Mailbox[Ask, Verdict]) -> None:
+    def __init__(self, pid: int, application: str, mailbox: Mailbox[Ask, Verdict], basket: Basket) -> None:
         self.mailbox = mailbox
+        self.basket = basket
         self.pid = pid
         self.application = application
         self.inside = True
@@ -70,6 +71,25 @@ class Seat:
         self.asks: dict[Ask, None] = {}
         self.keys: dict[int, int] = {}
         """How many asks there are for each key."""
+        self.channels: set[bytes] = set()
+        self.outside: deque[Heard] = deque()
+        """What would be in the basket, if the seat could be reached."""
+
+    @property
+    def waiting(self) -> int:
+        """How many letters it has not taken."""
+        return len(self.basket) + len(self.outside)
+
+    def hand(self, letter: Heard) -> None:
+        """Let it hear something."""
+        if self.inside:
+            self.basket.put(letter)
+        else:
+            self.outside.append(letter)
+
+    def deliver(self) -> bool:
+        """Have it read what there is. False if its event loop has ended."""
+        return self.mailbox.deliver() and self.basket.deliver()
 
     def holder(self, shared: bool = False) -> Holder:
         """How it is named to people."""

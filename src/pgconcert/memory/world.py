@@ -3,8 +3,8 @@
 Theory. Nobody ever waits for the world, so that a finaliser, which may run in the middle of anything, can speak to it
 like everybody else. Whoever has something to say hands in a *message* and then tries for the world's one lock. Who gets
 it carries out all messages that lie there, in their order; who does not get it goes away, because the one who has it
-looks again after letting it go. Messages change the table and write letters (``mailbox.py``), which are delivered when
-the lock is free again: no code of anybody else ever runs under it.
+looks again after letting it go. Messages change the table (``table.py``) and the exchange (``exchange.py``), and write
+letters (``mailbox.py``), which are delivered when the lock is free again: no code of anybody else ever runs under it.
 
 A world is found by its name and lives as long as a backend (or a test) has it. A child made by ``fork`` finds its
 worlds empty: what was in them belongs to the parent.
@@ -19,15 +19,21 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from ..backend import WAITING, Holder
 from ..clock import Clock, RealClock
-from ..errors import ConfigurationError
-from .mailbox import Mailbox
+from ..errors import ConfigurationError, NotifyQueueFull
+from .exchange import Exchange
+from .mailbox import Basket, Mailbox, Notification
 from .table import Ask, Seat, Table, Verdict
 
 __all__ = ["Member", "World"]
+
+T = TypeVar("T")
+
+Published = Callable[[NotifyQueueFull | None, Seat | None], None]
+"""Learns why something was not published, or else which seat has its queue half full by now, if that is new."""
 
 _FORBIDDEN: Final = frozenset("?#@ \t\r\n\0")
 
@@ -49,10 +55,13 @@ class World:
     def __init__(self, name: str, clock: Clock) -> None:
         self.name: Final = name
         self.clock: Final = clock
+        self.queue_limit = 1_000_000
+        """How many notifications may wait for one coordinator; with so many nobody can publish. Lower it in a test."""
         self._begin()
 
     def _begin(self) -> None:
         self.table = Table(str(self))
+        self.exchange = Exchange()
         self.members: set[Member] = set()
         self._inbox: deque[Callable[[], None]] = deque()
         self._busy = threading.Lock()
@@ -83,8 +92,11 @@ class World:
 
     @property
     def empty(self) -> bool:
-        """Whether nobody has anything here, nor waits for it. Safe from any thread."""
-        return self.table.empty
+        """Whether nobody has anything here, waits for it or listens, and no payload or claim of a message is kept.
+
+        These are kept until their time is over, or the last coordinator has left. Safe from any thread.
+        """
+        return self.table.empty and self.exchange.empty(self.clock.now())
 
     def send(self, message: Callable[[], None]) -> None:
         """Have a message carried out, now or by whoever is at it. Never waits."""
@@ -99,12 +111,17 @@ class World:
                 told, self._told = self._told, {}
                 self._busy.release()
             for seat in told:
-                if not seat.mailbox.deliver():
+                if not seat.deliver():
                     self._inbox.append(partial(self.end, seat))
 
-    def seat(self, application: str, mailbox: Mailbox[Ask, Verdict]) -> Seat:
+    def seat(self, application: str, mailbox: Mailbox[Ask, Verdict], basket: Basket) -> Seat:
         """A new seat. It is in the table with its first ask."""
-        return Seat(next(self._pids), application, mailbox)
+        return Seat(next(self._pids), application, mailbox, basket)
+
+    def leave_for_good(self, member: Member) -> None:
+        """A coordinator leaves. The last one takes with it what is kept."""
+        self.members.discard(member)
+        self.send(self._forget)
 
     # messages: carried out by ``send`` alone
 
@@ -129,15 +146,60 @@ class World:
     def end(self, seat: Seat) -> None:
         """A seat ends, and all that it has goes with it."""
         self._granted(self.table.end(seat))
+        self.exchange.end(seat)
 
     def reach(self, seat: Seat, inside: bool) -> None:
-        """A seat is out of reach, or can be reached again."""
+        """A seat is out of reach, or can be reached again: then it hears what it has not heard meanwhile."""
         self._granted(self.table.reach(seat, inside))
+        if inside:
+            while seat.outside:
+                seat.basket.put(seat.outside.popleft())
+            self._told[seat] = None
 
     def look(self, seat: Seat, value: int, told: Callable[[tuple[Holder, ...], tuple[str, ...]], None]) -> None:
         """Who has a key, and which seats wait for each other in a circle with this one."""
         holders, cycle = self.table.holders(value), self.table.cycle(seat)
         self._write(seat, lambda: told(holders, cycle))
+
+    def listen(self, seat: Seat, channels: Iterable[bytes], told: Callable[[], None]) -> None:
+        """Listen to channels. ``told`` is called before what is published from now on is heard."""
+        self.exchange.listen(seat, channels)
+        self.echo(seat, told)
+
+    def unlisten(self, seat: Seat, channel: bytes) -> None:
+        """Listen to a channel no more."""
+        self.exchange.unlisten(seat, channel)
+
+    def echo(self, seat: Seat, told: Callable[[], None]) -> None:
+        """Have a seat hear ``told``, behind everything that was published before."""
+        seat.hand(told)
+        self._told[seat] = None
+
+    def publish(self, seat: Seat, channel: bytes, payload: bytes, told: Published) -> None:
+        """Publish. ``told`` learns what came of it."""
+        blocker = self.exchange.held_up_by(self.queue_limit)
+        if blocker is not None:
+            self._write(seat, partial(told, self._full(blocker), None))
+            return
+        heard, filling = self.exchange.publish(Notification(channel, payload, seat.pid, seat.basket), self.queue_limit)
+        for other in heard:
+            self._told[other] = None
+        self._write(seat, partial(told, None, filling))
+
+    def keep(self, seat: Seat, ask: Callable[[Exchange, float], T], told: Callable[[T], None]) -> None:
+        """Ask for what is kept; ``told`` learns the answer."""
+        answer = ask(self.exchange, self.clock.now())
+        self._write(seat, lambda: told(answer))
+
+    def _forget(self) -> None:
+        if not self.members:
+            self.exchange.forget()
+
+    def _full(self, blocker: Seat) -> NotifyQueueFull:
+        return NotifyQueueFull(
+            f"{blocker.holder()} has {blocker.waiting} notifications of {self} that it has not taken, and no more "
+            f"than {self.queue_limit} are kept, so nobody can publish: its event loop is blocked, or it is cut off"
+        )
 
     def _granted(self, asks: Iterable[Ask]) -> None:
         for ask in asks:

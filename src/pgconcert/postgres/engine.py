@@ -1,9 +1,8 @@
 """The PostgreSQL backend of one coordinator: its links, what runs on them, and their common end.
 
-It lives on one event loop. A process that uses everything has the links *lock* (one per thousand keys), *listen* and
-*publish*, opened when first needed. After a fork the child owns nothing: descriptors are closed without a word to the
-server, every hold is lost with the reason ``forked``, and the parent goes on unharmed
-(``link.py`` closes the descriptors).
+It lives on one event loop. A process that uses everything has the links *lock* (one per thousand keys), *listen*,
+*publish* and *work*, opened when first needed. After a fork the child owns nothing: descriptors are closed without a
+word to the server (``link.py``), every hold is lost with the reason ``forked``, and the parent goes on unharmed.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
+from contextlib import AsyncExitStack
 
 from ..backend import Capability, Health, Options
 from ..conninfo import Address, AddressSource
@@ -22,6 +22,9 @@ from .keeper import Context
 from .listener import Listener
 from .locks import PostgresLocker
 from .messages import Publisher
+from .messenger import PostgresMessenger
+from .schema import ensure
+from .store import Store
 
 __all__ = ["PostgresBackend"]
 
@@ -37,12 +40,14 @@ class PostgresBackend:
         self._links_made = False
         self._listener: Listener
         self._publisher: Publisher
+        self._store: Store
         self.locker: PostgresLocker
+        self.messenger: PostgresMessenger
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """Everything."""
-        return frozenset(("exclusion", "processes", "shared", "semaphores"))
+        return frozenset(("exclusion", "processes", "shared", "semaphores", "messages", "payloads", "claims"))
 
     async def open(self, events: EventStream) -> None:
         """Make ready. Nothing connects before it is needed, except that an embedded server is started here."""
@@ -60,9 +65,14 @@ class PostgresBackend:
             connect_timeout=options.connect_timeout,
             events=events,
             loop=asyncio.get_running_loop(),
+            reconnect_limit=options.reconnect_limit,
         )
+        if options.migrate:
+            await ensure(context, options.schema)
         self._listener = Listener(context)
         self._publisher = Publisher(context)
+        self._store = Store(context, options.schema)
+        self.messenger = PostgresMessenger(self._listener, self._publisher, self._store)
         self.locker = PostgresLocker(context, self._listener, self._publisher, options.max_locks)
         self._links_made = True
         _living.add(self)
@@ -81,22 +91,26 @@ class PostgresBackend:
         try:
             await self.locker.close()
         finally:
-            try:
-                await self._publisher.close()
-            finally:
-                await self._listener.close()
+            # one after the other, whatever becomes of each
+            async with AsyncExitStack() as stack:
+                for part in (self._listener, self._store, self._publisher):
+                    stack.push_async_callback(part.close)
 
     def health(self) -> Health:
         """How the links and locks are."""
-        keepers = [*(shard.keeper for shard in self.locker.shards), self._listener.keeper, self._publisher.keeper]
-        links = tuple(keeper.health() for keeper in keepers)
+        keepers = [part.keeper for part in (self._listener, self._publisher, self._store)]
+        links = tuple(keeper.health() for keeper in [*(shard.keeper for shard in self.locker.shards), *keepers])
         return Health(
             ready=all(link.state in ("ready", "idle") for link in links),
             links=links,
             locks_held=self.locker.held,
             locks_waited_for=self.locker.waited_for,
             lock_budget=self.locker.budget,
+            hearing=self._listener.hearing(),
         )
+
+    def __repr__(self) -> str:
+        return f"<PostgresBackend of {self._name!r}{'' if self._links_made else ', not open'}>"
 
     def forked(self) -> None:
         """In a forked child: let go of everything without touching the loop."""

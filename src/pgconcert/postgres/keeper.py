@@ -10,36 +10,44 @@ States::
 
 Only the keeper's own task connects. The owner is told ``link_up``, ``link_down`` and ``connect_failed``, synchronously;
 ``link_down`` comes before any new attempt, so that what hung on the old session is known to be lost before anything
-is asked on a new one. Delays grow from 50 ms to 5 s, jittered, for ever.
+is asked on a new one. Delays grow from 50 ms to 5 s, jittered, for ever; or, with a ``limit``, until that many
+attempts in a row have failed: then the owner is told ``GivenUp``, and the keeper is idle until it is wanted anew. An
+owner with a limit says by ``trust`` that a link is as good as it looks; before that its loss is a failed attempt.
 
-A frozen network sends no sign, so the keeper looks at the link five times per ``network_timeout``: no answer since the
-last look and nothing under way: a ping leaves. Three looks in a row with something under way and no answer: the link is
-closed, at most ``network_timeout`` after the last sign of life. A look that comes late (the loop was blocked) does not
-count, because the answer may be waiting unread.
+``bounce`` replaces a link that is up without a pause; while one is being made it does nothing.
+
+A frozen network sends no sign, so the keeper looks at the link five times per ``network_timeout``: nothing has come
+since the last look and nothing is under way: a ping leaves. Three looks in a row with something under way and no sign
+of life (something came, or the socket took more of what waits to be sent): the link is closed, at most
+``network_timeout`` after the last sign. A look that comes late (the loop was blocked) does not count, because the
+answer may be waiting unread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import socket
-from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from ..backend import LinkHealth
-from ..conninfo import AddressSource
-from ..errors import ConfigurationError, CoordinatorClosed, PgconcertError, PoolerRefused, StandbyRefused, Unavailable
-from ..events import ConnectFailed, EventStream, LinkClosed, LinkLost, LinkOpened, SettingRefused
+from ..errors import (
+    ConfigurationError,
+    CoordinatorClosed,
+    GivenUp,
+    PgconcertError,
+    PoolerRefused,
+    StandbyRefused,
+    Unavailable,
+)
+from ..events import ConnectFailed, LinkClosed, LinkLost, LinkOpened, SettingRefused
 from ..offloop import off_loop
 from .addresses import Attempt, attempts
-from .link import Link, Notification, Reply, Rows
+from .context import Context, Role
+from .link import Link, Reply, Rows
 from .probe import Proof, apply_settings, prove, settings
 from .statements import PING
 
-__all__ = ["Context", "Keeper", "LinkOwner", "Role"]
-
-Role = Literal["lock", "listen", "publish"]
+__all__ = ["Context", "Keeper", "LinkOwner"]
 
 _LOOKS: Final = 5
 _STRIKES: Final = 3
@@ -59,40 +67,25 @@ _STANDBY: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What all links of one engine have in common."""
-
-    address: AddressSource
-    direct_address: AddressSource | None
-    name: str
-    network_timeout: float
-    connect_timeout: float
-    events: EventStream
-    loop: asyncio.AbstractEventLoop
-
-    def application_name(self, role: Role, name: str | None) -> str:
-        """``billing@host7:4711 pgconcert-lock``: what people see in pg_stat_activity, at most 63 ASCII bytes."""
-        tail = f"@{socket.gethostname().split('.')[0][:20]}:{os.getpid()} pgconcert-{role}"
-        ours = (name or self.name).encode("ascii", "replace").decode()
-        return ours[: 63 - len(tail)] + tail
-
-
 class LinkOwner(Protocol):
     """Whoever wants the link of a keeper."""
 
     def link_up(self, link: Link, proof: Proof) -> None: ...
     def link_down(self, reason: str) -> None: ...
     def connect_failed(self, error: PgconcertError) -> None: ...
-    def notified(self, notification: Notification) -> None: ...
 
 
 class Keeper:
     """Keeps the link of one role."""
 
-    def __init__(self, context: Context, role: Role, owner: LinkOwner) -> None:
+    def __init__(self, context: Context, role: Role, owner: LinkOwner, limit: int | None = None) -> None:
         self._context = context
         self._owner = owner
+        self._limit = limit
+        self._failures = 0
+        self._trusted = False
+        self._died = False
+        self._at_once = False
         self._task: asyncio.Task[None] | None = None
         self._lost: asyncio.Future[str] | None = None
         self._look: asyncio.TimerHandle | None = None
@@ -115,25 +108,42 @@ class Keeper:
         """Keep a link open from now on."""
         if self._closed:
             return
+        if not self._wanted:
+            self._failures = 0
         self._wanted = True
         if self._task is None or self._task.done():
             self._task = self._context.loop.create_task(self._run(), name=f"pgconcert {self.role} link")
 
-    def unwant(self) -> None:
+    def unwant(self, why: str = "it is not needed any more") -> None:
         """Close the link; nothing needs it now. ``want`` may follow at any time."""
         self._wanted = False
         self.trouble = None
         if self.link is not None:
-            self._end(self.link, "not needed any more")
+            self._end(self.link, why)
         elif self._task is not None and self._task is not _running_task():
             self._task.cancel()
             self._task = None
+
+    def trust(self) -> None:
+        """The link does what it is for: from now on its loss is a loss, and no failed attempt."""
+        self._trusted = True
+        self._failures = 0
+
+    def bounce(self, link: Link, reason: str, *, broken: bool = False) -> None:
+        """Replace ``link`` by a fresh one, without a pause, if it is up. ``broken``: its end is reported as a loss."""
+        if self.link is not link:
+            return
+        self._at_once = True
+        if broken:
+            link.close(reason)
+        else:
+            self._end(link, reason)
 
     async def close(self) -> None:
         """End for good. The owner is told ``link_down`` if a link was up."""
         self._closed = True
         task = self._task
-        self.unwant()
+        self.unwant("the coordinator was closed")
         if task is not None and task is not _running_task():
             await asyncio.wait([task])
 
@@ -150,7 +160,7 @@ class Keeper:
         elif self._closed:
             state = "closed"
         elif self._task is None:
-            state = "idle"
+            state = "idle" if self.trouble is None else "given up"
         else:
             state = "waiting" if self._last_error else "connecting"
         return LinkHealth(
@@ -169,13 +179,10 @@ class Keeper:
 
     def link_lost(self, link: Link, reason: str) -> None:
         """The link died. Called by the link."""
+        self._died = True
         self.trouble = reason
         lost = LinkLost(role=self.role, server_pid=link.pid, reason=reason, unanswered=link.lost_answers)
         self._down(link, reason, lost)
-
-    def notified(self, notification: Notification) -> None:
-        """A notification arrived. Called by the link."""
-        self._owner.notified(notification)
 
     # the task
 
@@ -216,28 +223,50 @@ class Keeper:
                         role=self.role,
                         attempt=self._attempts,
                         error=str(failure),
-                        retry_in=wait,
+                        retry_in=None if self._failures + 1 == self._limit else wait,
                         down_for=loop.time() - down_since,
                     )
                 )
-                self._owner.connect_failed(failure)
+                if not self._given_up(failure):
+                    self._owner.connect_failed(failure)
                 if self._wanted:
                     await asyncio.sleep(wait)
                 continue
             up_since = loop.time()
             self._lost = loop.create_future()
+            self._trusted = self._limit is None
+            self._died = False
             self._up(link, proof)
-            await self._lost
+            reason = await self._lost
             down_since = loop.time()
             delay = _FIRST_DELAY if down_since - up_since > _STABLE else min(delay * 2, _LAST_DELAY)
+            at_once, self._at_once = self._at_once, False
+            if not self._trusted and self._died:
+                self._given_up(Unavailable(reason))
             if self._wanted:
                 # many processes may have lost their links in the same instant
-                await asyncio.sleep(delay * random.random())
+                await asyncio.sleep(0 if at_once else delay * random.random())
+
+    def _given_up(self, failure: PgconcertError) -> bool:
+        """Count a failed attempt. True if it was the last: the owner has been told."""
+        self._failures += 1
+        if not self._wanted or self._limit is None or self._failures < self._limit:
+            return False
+        self._wanted = False
+        error = GivenUp(
+            f"the {self.role} link is given up: it was tried {self._failures} times in vain "
+            f"(reconnect_limit={self._limit}); the last failure: {failure}"
+        )
+        error.__cause__ = failure
+        self.trouble = str(error)
+        self._owner.connect_failed(error)
+        return True
 
     def _up(self, link: Link, proof: Proof) -> None:
         self._attempts = 0
         self._last_error = self.trouble = None
         self._proof = proof
+        self._context.own.came(proof)
         self.link = link
         self.ever_up = True
         link.owner = self
@@ -250,7 +279,7 @@ class Keeper:
                 through=proof.through,
             )
         )
-        self._watch(link, link.answers, 0, self._context.loop.time() + self._context.network_timeout / _LOOKS)
+        self._watch(link, link.signs, 0, self._context.loop.time() + self._context.network_timeout / _LOOKS)
         self._owner.link_up(link, proof)
 
     async def _connect(self) -> tuple[Link, Proof]:
@@ -315,13 +344,13 @@ class Keeper:
 
     # the watch over a silent network
 
-    def _watch(self, link: Link, answers: int, strikes: int, due: float) -> None:
-        self._look = self._context.loop.call_at(due, self._look_at, link, answers, strikes, due)
+    def _watch(self, link: Link, signs: int, strikes: int, due: float) -> None:
+        self._look = self._context.loop.call_at(due, self._look_at, link, signs, strikes, due)
 
-    def _look_at(self, link: Link, answers: int, strikes: int, due: float) -> None:
+    def _look_at(self, link: Link, signs: int, strikes: int, due: float) -> None:
         timeout = self._context.network_timeout
         now = self._context.loop.time()
-        if link.answers != answers:
+        if link.signs != signs:
             strikes = 0
         elif link.unanswered:
             strikes += now - due < timeout / _LOOKS
@@ -330,7 +359,7 @@ class Keeper:
                 return
         else:
             link.send(PING, (), self._pong(now))
-        self._watch(link, link.answers, strikes, now + timeout / _LOOKS)
+        self._watch(link, link.signs, strikes, now + timeout / _LOOKS)
 
     def _pong(self, sent: float) -> Reply:
         def measure(rows: Rows, error: Exception | None) -> None:
@@ -348,6 +377,8 @@ class Keeper:
     def _down(self, link: Link, reason: str, event: LinkLost | LinkClosed) -> None:
         self._statements += link.statements
         self.link = None
+        if self._proof is not None:
+            self._context.own.went(self._proof, self._context.loop)
         if self._look is not None:
             self._look.cancel()
         # first the task, which runs later: whatever the owner does, the next connection will be made

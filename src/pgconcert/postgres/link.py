@@ -2,8 +2,8 @@
 
 Theory. A statement leaves at once and is followed by a Sync; one entry in the queue per Sync, in the order sent. The
 reader callback consumes what arrived, hands every answer to the entry at the head, and settles it only at its
-``PIPELINE_SYNC``: an error at commit comes after the rows. Notifications are delivered in the same callback. Nothing
-polls: an idle link costs nothing.
+``PIPELINE_SYNC``: an error at commit comes after the rows. Notifications go to ``hear`` in the same callback, one call
+for each. Nothing polls: an idle link costs nothing.
 
 States: *open*, then *dead* once and for ever. A link dies when the socket says so, when the server says FATAL, when
 something arrives that must not (COPY), or when its owner closes it. Dying settles every unanswered entry with
@@ -21,9 +21,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
 from psycopg import NotSupportedError, OperationalError, pq
@@ -31,19 +33,15 @@ from psycopg import NotSupportedError, OperationalError, pq
 from ..errors import ConfigurationError, LinkLost, StatementFailed, Unavailable
 from .sockets import bytes_waiting, close_copy, copy_of, socket_ready
 
-__all__ = ["Link", "Notification", "Reply", "Rows", "Statement", "statement"]
+__all__ = ["Hear", "Link", "Reply", "Rows", "Statement", "statement"]
 
 Rows = list[tuple[bytes | None, ...]]
 Reply = Callable[[Rows, Exception | None], None]
 """Gets the rows of an answer, or the error: ``StatementFailed`` from the server, ``LinkLost`` if it never came."""
 
 
-class Notification(NamedTuple):
-    """A notification as it arrived."""
-
-    channel: bytes
-    payload: bytes
-    pid: int
+Hear = Callable[[bytes, int, bytes], object]
+"""Gets a notification as it arrived: channel, server process of the sender, payload."""
 
 
 class Statement(NamedTuple):
@@ -61,7 +59,6 @@ def statement(sql: str) -> Statement:
 
 class _LinkOwner(Protocol):
     def link_lost(self, link: Link, reason: str) -> None: ...
-    def notified(self, notification: Notification) -> None: ...
 
 
 _TUPLES: Final = int(pq.ExecStatus.TUPLES_OK)
@@ -72,6 +69,7 @@ _ABORTED: Final = int(pq.ExecStatus.PIPELINE_ABORTED)
 _EMPTY: Final = int(pq.ExecStatus.EMPTY_QUERY)
 _BAD: Final = int(pq.ConnStatus.BAD)
 _NO_ROWS: Final[Rows] = []
+_NUMBER: Final = re.compile(rb"\d+")
 
 
 class Link:
@@ -89,10 +87,17 @@ class Link:
         self._writing = False
         self._last_notice = ""
         self.owner: _LinkOwner | None = None
+        self.hear: Hear = _ignore
+        self.queue_held_by: tuple[int, float] | None = None
+        """Who holds up the server's queue of notifications, as the server last said, and when (``monotonic``)."""
+        self.heard_at = 0.0
+        """When notifications were last read, by ``time.monotonic()``; 0 before the first."""
         self.dead: str | None = None
         self.named = True
         self.statements = 0
         self.answers = 0
+        self.signs = 0
+        """How often something came, or could be sent on after a wait: life shows in the middle of an answer too."""
         self.lost_answers = 0
         self.pid = connection.backend_pid
         self.server = _server(connection)
@@ -100,6 +105,8 @@ class Link:
         self.version = connection.server_version
         """The server's version as a number, 180004 for 18.4."""
         self.tls = bool(connection.ssl_in_use)
+        self.utf8 = connection.parameter_status(b"server_encoding") == b"UTF8"
+        """Whether the database takes every text that we can send."""
         connection.nonblocking = 1
         connection.enter_pipeline_mode()
         connection.notice_handler = self._noticed
@@ -224,12 +231,17 @@ class Link:
             return
         if left and not self._writing:
             self._writing = True
-            self._loop.add_writer(self._fd, self._flush)
+            self._loop.add_writer(self._fd, self._writable)
         elif not left and self._writing:
             self._writing = False
             self._loop.remove_writer(self._fd)
 
+    def _writable(self) -> None:
+        self.signs += 1
+        self._flush()
+
     def _readable(self) -> None:
+        self.signs += 1
         reason: str | None = None
         while True:
             waiting = bytes_waiting(self._fd) if self.tls else 0
@@ -286,16 +298,30 @@ class Link:
                 self._noticed(result)  # with a statement under way, the server's last words come as its result
             elif status != _ABORTED and status != _EMPTY:
                 return f"the server sent {pq.ExecStatus(status).name}, which has no place on a link"
-        owner = self.owner
-        while (notify := pg.notifies()) is not None:
-            if owner is not None:
-                try:
-                    owner.notified(Notification(notify.relname, notify.extra, notify.be_pid))
-                except Exception as bug:
-                    self._report(bug, "a notification's reader failed")
-                if self.dead is not None:
-                    return None
+        notify = pg.notifies()
+        if notify is not None:
+            self._deliver(notify)
         return None
+
+    def _deliver(self, notify: pq.misc.PGnotify | None) -> None:
+        self.heard_at = monotonic()
+        notifies = self._pg.notifies
+        hear = self.hear
+        while notify is not None:
+            try:
+                hear(*notify)
+            except Exception as bug:
+                self._report(bug, "a notification's reader failed")
+            except BaseException:  # what ends a program goes on its way; the rest is read all the same
+                self._loop.call_soon(self._resume)
+                raise
+            if self.dead is not None:
+                return
+            notify = notifies()
+
+    def _resume(self) -> None:
+        if self.dead is None:
+            self._readable()
 
     def _die(self, reason: str) -> None:
         if self.dead is not None:
@@ -322,12 +348,20 @@ class Link:
     def _noticed(self, notice: pq.abc.PGresult) -> None:
         if notice.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) in (b"FATAL", b"PANIC"):
             self._last_notice = _failure(notice).args[0]
+        elif b"NOTIFY" in (notice.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b""):
+            # above half full, whoever notifies is told by the server which session is the last to read
+            found = _NUMBER.search(notice.error_field(pq.DiagnosticField.MESSAGE_DETAIL) or b"")
+            self.queue_held_by = (int(found[0]), monotonic()) if found else None
 
     def _report(self, error: Exception, what: str) -> None:
         self._loop.call_exception_handler({"message": f"pgconcert: {what}", "exception": error})
 
     def __repr__(self) -> str:
         return f"<Link backend {self.pid} {'dead: ' + self.dead if self.dead else 'open'}>"
+
+
+def _ignore(channel: bytes, pid: int, payload: bytes) -> None:
+    """Most links listen to nothing."""
 
 
 _open_connections: set[pq.abc.PGconn] = set()

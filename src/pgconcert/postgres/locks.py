@@ -29,7 +29,7 @@ from .messages import Publisher
 from .owner import Owner, settle
 from .probe import Proof
 from .slotowner import SlotOwner
-from .statements import HOLDERS, LOCKS_ON_SERVER, SLOT_HOLDERS
+from .statements import HOLDERS, LOCKS_ON_SERVER, PING, SLOT_HOLDERS
 from .waiting import Waiting
 
 __all__ = ["PostgresLocker"]
@@ -152,6 +152,21 @@ class PostgresLocker:
         assert isinstance(claim, Claim)
         self.release(claim, None)
         self._events.emit(HoldDropped(key=claim.key.name))
+
+    def confirm(self, claim: Grant, waiter: Waiter) -> None:
+        """Tell whether a claim is held, by the word of the connection that carries it."""
+        assert isinstance(claim, Claim)
+        owner = self._owners.get(claim.key.value)
+        link = None if owner is None else _shard(owner).keeper.link
+
+        def answered(rows: Rows, error: Exception | None) -> None:
+            if not waiter.done():
+                waiter.set_result(error is None and not claim.over and claim.reason is None)
+
+        if link is None:
+            waiter.set_result(False)
+        else:
+            link.send(PING, (), answered)
 
     def describe(self, key: LockKey, waiter: Describer) -> None:
         """Ask who holds a key."""

@@ -20,7 +20,7 @@ from ..events import BatchReconciled
 from ..keys import numbered_pair
 from .groupcommit import Group, Turns, Verb
 from .keeper import Context, Keeper
-from .link import Link, Notification, Rows
+from .link import Link, Rows
 from .locktable import Ours, numbered_halves, plain_name, read_row
 from .owner import Owner, Timer
 from .probe import Proof
@@ -122,9 +122,6 @@ class LockShard:
     def connect_failed(self, error: PgconcertError) -> None:
         """Nothing can be asked now."""
         self._locker.connect_failed(self, error)
-
-    def notified(self, notification: Notification) -> None:
-        """This link listens to nothing."""
 
     def together(self) -> AbstractContextManager[None]:
         """What is asked inside leaves together."""

@@ -2,8 +2,10 @@
 
 The protocol's backend pid against ``pg_backend_pid()`` tells whether a pooler stands in between. If one does, a second
 connection tells the modes apart: it opens a transaction, which pins a server session to it; a transaction pooler then
-gives it the session that we used last, or gives us another one, or has none left for us. In session mode our own
-never changes. Only a session proven our own is given settings, because through a transaction pooler they would stay on
+gives it the session that we used last, or gives us another one, or has none left for us. If it has none left for the
+second connection, that one waits in line: in transaction mode it gets ours as soon as a transaction of ours has ended.
+In session mode ours never changes hands. If the pooler lets no second connection in, its mode cannot be told, and the
+attempt fails. Only a session proven our own is given settings, because through a transaction pooler they would stay on
 connections that other clients use next.
 """
 
@@ -14,28 +16,34 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ..errors import PgconcertError, StatementFailed
-from .link import Link
+from ..errors import PgconcertError, StatementFailed, Unavailable
+from .link import Link, Rows
 from .statements import BACKEND_PID, BEGIN, INCARNATION, PROBE, ROLLBACK, SET
 
 __all__ = ["Proof", "Through", "apply_settings", "prove", "settings"]
 
 Through = Literal["direct", "session pooler", "transaction pooler"]
 
-_ROUNDS: Final = 3
+_ROUNDS: Final = 5
 _PATIENCE: Final = 1.0
+_SOON: Final = 0.1
+_LOOKS: Final = 20
+_BETWEEN_LOOKS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a probe found. ``lock_table`` is how many locks the server has room for, ``database`` the oid of ours,
-    ``incarnation`` (system identifier, timeline) where the role may read it."""
+    """What a probe found. ``pid`` is the server process behind the link, ``lock_table`` how many locks the server has
+    room for, ``database`` the oid of ours, ``incarnation`` (system identifier, timeline) where the role may read it,
+    ``started`` when the server was started, as a text that tells one start from another."""
 
+    pid: int
     through: Through
     standby: bool
     lock_table: int
     database: bytes
     incarnation: tuple[int, int] | None
+    started: bytes = b""
 
 
 async def prove(link: Link, second: Callable[[], Awaitable[Link]]) -> Proof:
@@ -49,11 +57,13 @@ async def prove(link: Link, second: Callable[[], Awaitable[Link]]) -> Proof:
         through = await _pooler_mode(link, second)
     link.named = through != "transaction pooler"
     return Proof(
+        pid=int(row[0] or 0),
         through=through,
         standby=row[1] == b"t",
         lock_table=int(row[2] or 0),
         database=row[3] or b"0",
         incarnation=await _incarnation(incarnation_asked),
+        started=row[4] or b"",
     )
 
 
@@ -69,33 +79,66 @@ async def _incarnation(asked: Awaitable[list[tuple[bytes | None, ...]]]) -> tupl
 
 async def _pooler_mode(link: Link, second: Callable[[], Awaitable[Link]]) -> Through:
     try:
-        other = await asyncio.wait_for(second(), _PATIENCE)
-    except (PgconcertError, TimeoutError):
-        # a session pooler without a free session lets nobody in; a transaction pooler always does
-        return "session pooler"
+        other = await second()
+    except PgconcertError as error:
+        # not to know the mode must never mean that sessions are our own
+        raise Unavailable(
+            f"a pooler stands in between, and its mode cannot be told, because it let no second connection in: {error}"
+        ) from error
     other.named = False
     try:
         mine = await _pid(link)
+        waits = 0
         for _ in range(_ROUNDS):
-            try:
-                await asyncio.wait_for(other.execute(BEGIN), _PATIENCE)
-                theirs = await asyncio.wait_for(_pid(other), _PATIENCE)
-            except (PgconcertError, TimeoutError):
+            begun = other.execute(BEGIN)
+            await asyncio.wait([begun], timeout=_PATIENCE)
+            if not begun.done() and await _is_ours_alone(link, mine, begun):
                 return "session pooler"
             try:
-                now = await asyncio.wait_for(_pid(link), _PATIENCE)
-            except TimeoutError:
+                await asyncio.wait_for(begun, _PATIENCE)
+                theirs = await asyncio.wait_for(_pid(other), _PATIENCE)
+                asked = link.execute(BACKEND_PID)
+                await asyncio.wait([asked], timeout=_SOON)
+                # whoever waits in line for a session waits for none of its own; but a network may be slow for once
+                waits += not asked.done()
+                ended = other.execute(ROLLBACK)
+                now = _number(await asyncio.wait_for(asked, _PATIENCE))
+                await asyncio.wait_for(ended, _PATIENCE)
+                # ours is now what was used last, which a pooler of transactions gives away first
+                again = await asyncio.wait_for(_pid(link), _PATIENCE)
+            except (PgconcertError, TimeoutError):
                 return "transaction pooler"
-            if theirs == mine or now != mine:
+            if theirs == mine or now != mine or again != mine:
                 return "transaction pooler"
-            await asyncio.wait_for(other.execute(ROLLBACK), _PATIENCE)
-        return "session pooler"
+        return "transaction pooler" if waits == _ROUNDS else "session pooler"
     finally:
         other.close("the probe has ended")
 
 
+async def _is_ours_alone(link: Link, mine: int, begun: asyncio.Future[Rows]) -> bool:
+    """The pooler has no session for a second connection. In transaction mode it takes ours for that one as soon as a
+    transaction of ours has ended, or somebody else does; in session mode ours is ours all the same."""
+    waits = 0
+    for _ in range(_LOOKS):
+        asked = link.execute(BACKEND_PID)
+        await asyncio.wait([asked], timeout=_SOON)
+        waits += not asked.done()
+        await asyncio.wait([asked, begun], timeout=_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        if waits > _LOOKS // 4 or not asked.done() or _number(await asked) != mine:
+            return False
+        # not a moment longer than needed: its transaction keeps a session from others
+        await asyncio.wait([begun], timeout=_BETWEEN_LOOKS)
+        if begun.done():
+            return False
+    return True
+
+
 async def _pid(link: Link) -> int:
-    return int((await link.execute(BACKEND_PID))[0][0] or 0)
+    return _number(await link.execute(BACKEND_PID))
+
+
+def _number(rows: Rows) -> int:
+    return int(rows[0][0] or 0)
 
 
 async def apply_settings(link: Link, wanted: Mapping[str, str]) -> dict[str, str]:

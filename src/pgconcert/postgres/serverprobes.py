@@ -18,7 +18,7 @@ from ..errors import LinkLost
 from ..keys import KeySpace
 from . import verdicts
 from .addresses import Attempt
-from .link import Link, Notification, statement
+from .link import Link, statement
 from .probe import Proof, apply_settings, settings
 from .statements import LOCKS_ON_SERVER, NOTIFY, PING, TRY
 from .verdicts import Finding
@@ -166,6 +166,7 @@ async def _notify(patient: Patient, link: Link) -> Finding:
     channel = f"pgconcert:proof:{secrets.token_hex(8)}"
     ear = _Ear(channel.encode())
     link.owner = ear
+    link.hear = ear.hear
     try:
         await link.execute(statement(f'listen "{channel}"'))
         async with _sender(patient) as sender:
@@ -232,8 +233,8 @@ class _Ear:
         self._channel = channel
         self.heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def notified(self, notification: Notification) -> None:
-        if notification.channel == self._channel and not self.heard.done():
+    def hear(self, channel: bytes, pid: int, payload: bytes) -> None:
+        if channel == self._channel and not self.heard.done():
             self.heard.set_result(None)
 
     def link_lost(self, link: Link, reason: str) -> None:

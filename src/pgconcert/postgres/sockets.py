@@ -14,17 +14,24 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import socket
 import termios
+from typing import Final
 
 __all__ = ["bytes_waiting", "close_copy", "copy_of", "socket_ready"]
 
 _copies: set[int] = set()
+_UNSENT: Final = 65536
 
 
 def copy_of(fd: int) -> int:
     """A descriptor of our own for the same socket. Raises ``OSError`` when there is none left."""
     copy = os.dup(fd)
     _copies.add(copy)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # else megabytes leave without a sign, and a slow network looks like a frozen one
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as again:
+            again.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
     return copy
 
 

@@ -24,7 +24,8 @@ PROBE = statement("""
     select pg_backend_pid(), pg_is_in_recovery(),
            current_setting('max_locks_per_transaction')::int8
              * (current_setting('max_connections')::int8 + current_setting('max_prepared_transactions')::int8),
-           (select oid from pg_database where datname = current_database())
+           (select oid from pg_database where datname = current_database()),
+           extract(epoch from pg_postmaster_start_time())
 """)
 INCARNATION = statement("""
     select system_identifier,
@@ -172,3 +173,21 @@ ALL_LOCKS = statement("""
 
 NOTIFY = statement("select pg_notify($1, $2)")
 NOTIFY_MANY = statement("select count(pg_notify(c, p)) from unnest($1::text[], $2::text[]) t(c, p)")
+NOTIFY_MANY_ON_ONE = statement("select count(pg_notify($1, p)) from unnest($2::text[]) p")
+
+QUEUE_USAGE = statement("select pg_notification_queue_usage()")
+# Who may hold up the queue: whoever listens reads it only between its transactions, and only while its client reads.
+# $1 is who the server has named, if it has; else the best guess comes first. Of other roles' sessions a plain role sees
+# no state, not even whether there is a transaction.
+QUEUE_BLOCKER = statement("""
+    select application_name, pid, state, wait_event,
+           extract(epoch from clock_timestamp() - coalesce(xact_start, state_change))::int8,
+           case when datname <> current_database() then datname end
+      from pg_stat_activity
+     where pid = $1::int4 or (
+           backend_type = 'client backend' and pid <> pg_backend_pid()
+           and (xact_start is not null or wait_event = 'ClientWrite'))
+     order by pid is distinct from $1::int4, state not like 'idle in transaction%',
+              wait_event is distinct from 'ClientWrite', xact_start
+     limit 1
+""")

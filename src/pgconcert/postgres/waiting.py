@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic as _now
 from typing import Final, Protocol
 
@@ -23,8 +23,8 @@ from ..backend import Claim, Holder
 from ..events import StillWaiting, WakeFailed
 from ..keys import wake_bucket
 from .keeper import Context, Keeper
-from .link import Notification, Rows
-from .listener import Listener, Registration
+from .link import Rows
+from .listener import Listener
 from .locktable import Holders, LockRow, plain_name, read_row
 from .messages import Publisher
 from .owner import Owner, OwnersShard
@@ -41,15 +41,72 @@ _REST_MOST: Final = 0.1
 
 
 class _Bucket:
-    """A wake channel that is listened to, and the owners it serves."""
+    """A wake channel, the owners it serves, and the ear that hears it for them."""
 
-    __slots__ = ("owners", "patience", "registration", "unheard")
+    __slots__ = ("_woken", "channel", "hearing", "loop", "owners", "patience", "unheard")
 
-    def __init__(self) -> None:
+    def __init__(self, channel: str, loop: asyncio.AbstractEventLoop, woken: Callable[[bytes], None]) -> None:
+        self.channel = channel
+        self.loop = loop
+        self._woken = woken
         self.owners: set[Owner] = set()
-        self.registration: Registration | None = None
         self.patience: asyncio.TimerHandle | None = None
+        self.hearing = False
         self.unheard = False
+
+    def heard(self, payload: bytes, pid: int, own: bool) -> None:
+        """A wake-up."""
+        self._woken(payload)
+
+    def ready(self) -> None:
+        """The channel is heard; after a reconnect too, when wake-ups may have been missed."""
+        self.hearing = True
+        self.unheard = False
+        self.stop_patience()
+        # the channel may be heard before ``listen`` has returned
+        self.loop.call_soon(self._wake_all)
+
+    def deaf(self, reason: str) -> None:
+        """It is not heard any more; whoever is asleep lives by the re-check."""
+        self.hearing = False
+
+    def failed(self, error: Exception) -> None:
+        """Patience has a limit of its own."""
+
+    def give_up(self) -> None:
+        """It was not heard in time: do without."""
+        self.patience = None
+        self.unheard = True
+        for owner in tuple(self.owners):
+            owner.step()
+
+    def stop_patience(self) -> None:
+        """Nobody waits for it to be heard."""
+        if self.patience is not None:
+            self.patience.cancel()
+            self.patience = None
+
+    def _wake_all(self) -> None:
+        for owner in tuple(self.owners):
+            owner.wake()
+
+
+class _WakeUp:
+    """The answer to a wake-up that was published."""
+
+    __slots__ = ("_told",)
+
+    def __init__(self, told: Callable[[Exception | None], None]) -> None:
+        self._told = told
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: bool, /) -> None:
+        self._told(None)
+
+    def set_exception(self, exception: Exception, /) -> None:
+        self._told(exception)
 
 
 class WaitingShard(OwnersShard, Protocol):
@@ -105,7 +162,8 @@ class Waiting:
                 round_trip = max((shard.keeper.round_trip or 0.0 for shard in self._shards), default=0.0)
                 self._let_rest(owner, min(max(_REST, 2 * round_trip), _REST_MOST))
 
-        self._publisher.publish(_channel(wake_bucket(owner.value)), str(owner.value), told)
+        channel = _channel(wake_bucket(owner.value)).encode()
+        self._publisher.publish(channel, b"%d" % owner.value, _WakeUp(told))
 
     def _let_rest(self, owner: Owner, seconds: float) -> None:
         if owner.rest is not None:
@@ -117,18 +175,16 @@ class Waiting:
         number = wake_bucket(owner.value)
         bucket = self._buckets.get(number)
         if bucket is None:
-            bucket = self._buckets[number] = _Bucket()
+            bucket = self._buckets[number] = _Bucket(_channel(number), self._loop, self._woken)
+            self._listener.listen(bucket.channel, bucket)
         if not owner.watching:
             owner.watching = True
             bucket.owners.add(owner)
             self.watch(owner)
-        if bucket.registration is None:
-            opened = bucket
-            bucket.registration = self._listener.add(_channel(number), self._woken, lambda: self._heard(opened))
-        if bucket.registration.ready or bucket.unheard:
+        if bucket.hearing or bucket.unheard:
             return True
         if bucket.patience is None:
-            bucket.patience = self._loop.call_later(_PATIENCE_FOR_LISTEN, self._give_up_listening, bucket)
+            bucket.patience = self._loop.call_later(_PATIENCE_FOR_LISTEN, bucket.give_up)
         return False
 
     def watch(self, owner: Owner) -> None:
@@ -151,33 +207,12 @@ class Waiting:
             self._close_bucket(bucket)
 
     def _close_bucket(self, bucket: _Bucket) -> None:
-        if bucket.patience is not None:
-            bucket.patience.cancel()
-        if bucket.registration is not None:
-            self._listener.remove(bucket.registration)
+        bucket.stop_patience()
+        self._listener.unlisten(bucket.channel, bucket)
 
-    def _heard(self, bucket: _Bucket) -> None:
-        """The channel is heard; after a reconnect too, when wake-ups may have been missed."""
-        bucket.unheard = False
-        if bucket.patience is not None:
-            bucket.patience.cancel()
-            bucket.patience = None
-        # the registration may be ready before ``add`` has returned it
-        self._loop.call_soon(self._wake_all, bucket)
-
-    def _wake_all(self, bucket: _Bucket) -> None:
-        for owner in tuple(bucket.owners):
-            owner.wake()
-
-    def _give_up_listening(self, bucket: _Bucket) -> None:
-        bucket.patience = None
-        bucket.unheard = True
-        for owner in tuple(bucket.owners):
-            owner.step()
-
-    def _woken(self, notification: Notification) -> None:
+    def _woken(self, payload: bytes) -> None:
         try:
-            owner = self._owners.get(int(notification.payload))
+            owner = self._owners.get(int(payload))
         except ValueError:
             return
         if owner is None or not owner.queue:

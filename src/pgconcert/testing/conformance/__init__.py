@@ -10,11 +10,19 @@ What the backend says it cannot do (its ``capabilities``) is skipped. One claim 
 for everything is played in one.
 """
 
-from . import deadlocks as deadlocks  # each room registers its cases
+from . import asking as asking  # each room registers its cases
+from . import deadlocks as deadlocks
+from . import delivering as delivering
+from . import ending as ending
 from . import exclusion as exclusion
+from . import fanning as fanning
+from . import handling as handling
+from . import hearing as hearing
 from . import leaving as leaving
 from . import life as life
 from . import loss as loss
+from . import publishing as publishing
+from . import receiving as receiving
 from . import semaphores as semaphores
 from . import sets as sets
 from . import shared as shared

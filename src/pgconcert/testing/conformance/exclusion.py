@@ -179,6 +179,7 @@ async def a_time_limit_of_zero_tries_once(stage: Stage) -> None:
 async def a_time_out_tells_who_holds_it(stage: Stage) -> None:
     """``AcquireTimeout`` names the key, the limit, and the holder, in this coordinator or another."""
     a, b = await stage.open(name="first holder"), await stage.open(name="second")
+    await stage.settle()
     async with a.lock("the key"):
         for c in (b, a):
             with raises(AcquireTimeout, "'the key'", "within 0.05 s", "held by first holder"):

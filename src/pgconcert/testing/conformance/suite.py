@@ -14,10 +14,12 @@ import asyncio
 import contextlib
 import inspect
 import secrets
+import traceback
 import types
 import unittest
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar
 
@@ -110,7 +112,7 @@ class Stage:
 
     def __init__(self, venue: Venue, engine: str) -> None:
         self._venue = venue
-        self._engine = engine
+        self.engine = engine
         self._namespace = secrets.token_hex(8)
         self._made: list[AsyncCoordinator] = []
         self._fences = 0
@@ -118,7 +120,7 @@ class Stage:
 
     def new(self, **options: Any) -> AsyncCoordinator:
         """A coordinator that is not open yet."""
-        made = self._venue.coordinator(**{"namespace": self._namespace, "engine": self._engine, **options})
+        made = self._venue.coordinator(**{"namespace": self._namespace, "engine": self.engine, **options})
         self._made.append(made)
         return made
 
@@ -129,13 +131,18 @@ class Stage:
         return made
 
     async def lose(self, coordinator: AsyncCoordinator) -> None:
-        """Break its connection. When this returns the coordinator has noticed, and is connected again."""
+        """Break its connection. When this returns the coordinator has noticed, and can lock again. That it hears again
+        is told to its subscribers."""
         await self._venue.lose(coordinator)
         await self.settle()
 
     def number(self) -> int:
         """An int key that nobody else uses: those know no namespace."""
         return secrets.randbits(63)
+
+    def channel(self) -> str:
+        """A channel that nobody else uses: those know no namespace."""
+        return secrets.token_hex(12)
 
     async def settle(self) -> None:
         """The fence: when it returns, whatever follows from what was done so far has followed."""
@@ -239,7 +246,11 @@ async def _played(case: Case, venue: Venue, engine: str, limit: float) -> None:
     tasks = asyncio.all_tasks()
     stage = Stage(venue, engine)
     try:
-        await _within(limit, case.play(stage), f"{case} has not ended")
+        try:
+            await _within(limit, case.play(stage), f"{case} has not ended")
+        except AssertionError as broken:
+            broken.add_note(f"What is broken, {case}: {case.title}")
+            raise
         await stage.nothing_left()
     finally:
         await _within(limit, stage.close(), f"after {case} the coordinators are not closed")
@@ -253,10 +264,21 @@ async def _within(limit: float, work: Coroutine[Any, Any, None], failure: str) -
     try:
         async with within:
             await work
-    except TimeoutError:
+    except TimeoutError as late:
         if not within.expired():
             raise
-        raise AssertionError(f"{failure} within {limit:g} s") from None
+        raise AssertionError(f"{failure} within {limit:g} s{_waiting_at(late.__cause__)}") from None
+
+
+def _waiting_at(cancelled: BaseException | None) -> str:
+    """The line of a case at which it was still waiting."""
+    here = Path(__file__)
+    frames = [] if cancelled is None else traceback.extract_tb(cancelled.__traceback__)
+    for frame in frames:
+        path = Path(frame.filename)
+        if path.parent == here.parent and path != here:
+            return f": it waits in line {frame.lineno} of {path.name}, {frame.line}"
+    return ""
 
 
 def _names(before: set[asyncio.Task[Any]]) -> str:
