@@ -68,6 +68,7 @@ docs: install ## build the documentation; warnings are errors
 bench-smoke: install ## the benchmarks, short and without peers: do they still run?
 	@$(BIN)/python benchmarks/locks.py --smoke
 	@$(BIN)/python benchmarks/blocking.py --smoke
+	@$(BIN)/python benchmarks/pubsub.py --smoke
 
 .PHONY: check
 check: test lint types contracts docs bench-smoke test-pythons ## every gate

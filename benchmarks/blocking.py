@@ -1,7 +1,7 @@
 """The benchmark of the blocking twin: `python benchmarks/blocking.py [scenario ...]`; see README.md for how to read it.
 
 What may live here: the command line and the scenarios of threads, with their targets. How turns are taken stands in
-`harness.py`, who takes part in `peers.py` and `drivers.py`.
+`turns.py`, who takes part in `peers.py` and `drivers.py`.
 
 Theory. A thread that waits costs a hand-over of the interpreter; a bare driver pays it twice in a cycle, for two
 answers, and has a connection for every thread. The blocking twin waits once, for the grant, and all its threads share
@@ -12,14 +12,14 @@ nobody disturbs. No thread ever waits for another's lock here: keys are fresh, o
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from pathlib import Path
+from functools import partial
 
-from harness import THREADS, Guest, KeyKind, Round, take_turns
-from report import Report, Target
-from scenarios import Run, look, median_ratio, rate_table
-from yardstick import site
+from harness import KeyKind
+from report import Target
+from running import Conduct, command, understand
+from scenarios import Run, look
+from turns import THREADS, Guest, Round, median_ratio, take_turns
 
 OURS = "pgconcert.blocking"
 RAW = "psycopg"
@@ -39,15 +39,13 @@ def compete(run: Run, title: str, threads: int) -> list[Round]:
         for name, width, label in field:
             if (guest := run.invite(name, width, label)) is not None:
                 guests.append(guest)
-        rounds, failed = take_turns(guests, run.yardstick, run.arguments.rounds, run.arguments.window, KEYS)
+        rounds, failed = take_turns(guests, run.yardsticks(), run.arguments.rounds, run.arguments.window, KEYS)
     finally:
         for guest in guests:
             guest.close()
-    for name, error in failed.items():
-        run.report.note(f"{title}: {name} failed and was left out: {error}")
-        run.broken |= name == run.ours
+    run.dismiss(title, failed, [run.ours])
     run.report.figures[title] = rounds
-    run.report.show(rate_table(run, title, rounds))
+    run.report.show(run.rates(title, rounds))
     return rounds
 
 
@@ -77,56 +75,14 @@ SCENARIOS = {"one": one, "eight": eight}
 
 
 def parse(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="blocking.py", description="Measure pgconcert's blocking twin against drivers and peers."
-    )
-    parser.add_argument("scenarios", nargs="*", metavar="scenario", help=f"of {', '.join(SCENARIOS)}; default: all")
-    parser.add_argument(
-        "--url", help="a PostgreSQL to use; it gets a database of its own for the run. Default: embedded"
-    )
-    parser.add_argument("--window", type=float, default=1.0, metavar="SECONDS", help="length of a turn (default 1)")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of everybody (default 9)")
-    parser.add_argument("--pin", action="store_true", help="server and all candidates on one CPU; not with --url")
-    parser.add_argument("--only", action="append", choices=FIELD, metavar="CANDIDATE", help="repeatable")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
-    parser.add_argument("--smoke", action="store_true", help="tiny windows, no peers: does the benchmark still work?")
-    arguments = parser.parse_args(words)
-    unknown = set(arguments.scenarios) - set(SCENARIOS)
-    if unknown:
-        parser.error(f"unknown scenario {', '.join(sorted(unknown))}: choose from {', '.join(SCENARIOS)}")
-    if arguments.window <= 0 or arguments.rounds < 1:
-        parser.error("--window must be positive, --rounds at least 1")
-    if arguments.pin and arguments.url:
-        parser.error("--pin cannot move a server that runs already: leave out --url")
-    if arguments.smoke:
-        arguments.window, arguments.rounds = 0.1, 2
-        arguments.only = arguments.only or [OURS, RAW]
-    return arguments
+    parser = command("blocking.py", "Measure pgconcert's blocking twin against drivers and peers.", SCENARIOS, FIELD)
+    return understand(parser, words, SCENARIOS, {"window": 0.1, "rounds": 2, "only": [OURS, RAW]})
 
 
 def main(words: list[str] | None = None) -> int:
     """Run the scenarios; 0 unless something is wrong (not merely slow), 1 otherwise."""
-    arguments = parse(words)
-    report = Report()
-    if arguments.pin:
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # everything started from here on inherits it
-    with site(arguments.url) as place:
-        run = Run(place, report, arguments, OURS)
-        version = place.ask("select current_setting('server_version')")
-        print(f"PostgreSQL {version}, {arguments.rounds} rounds of {arguments.window:g} s windows", flush=True)
-        look(run, FIELD)
-        for name in arguments.scenarios or SCENARIOS:
-            SCENARIOS[name](run)
-        right = report.finish() and not run.broken
-        if arguments.json:
-            settings = {
-                "window": arguments.window,
-                "rounds": arguments.rounds,
-                "pinned": arguments.pin,
-                "server": version,
-            }
-            report.write(arguments.json, settings)
-    return 0 if right else 1
+    conduct = Conduct(partial(Run, ours=OURS), SCENARIOS, before=lambda run: look(run, FIELD))
+    return conduct.run(parse(words))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a candidate of the lock benchmark is: the interface, and the address it is opened with.
+"""What a candidate of a benchmark is: the interface, and the address it is opened with.
 
-What may live here: the two base classes (event loop, threads), their per-thread helper, `Address`, `shares`.
+What may live here: the two base classes (event loop, threads), their per-thread helper, `Spec`, `Address`, `shares`.
 
 Theory. A candidate knows how to take a lock by name (`acquire` waits, `try_acquire` answers at once), to give it back,
 and to do one `cycle`: the shortest correct way its own users would write "lock, then unlock". It keeps what it needs
@@ -13,10 +13,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 Key = int | str
+Loop = Literal["asyncio", "uvloop", "threads"]
+Kind = Literal["pgconcert", "driver", "library", "yardstick"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Address:
     password: str | None
     dbname: str
     redis_socket: str | None = None
+    nats_port: int | None = None
 
     @property
     def url(self) -> str:
@@ -122,3 +125,27 @@ class PerThread(BlockingCandidate):
 def shares(total: int, parts: int) -> Sequence[int]:
     """`total` split into `parts` whole numbers that differ by at most one."""
     return [total // parts + (number < total % parts) for number in range(parts)]
+
+
+Candidate = AsyncCandidate | BlockingCandidate
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Spec(Generic[T_co]):
+    """One row of the tables: how to make the candidate, what runs it, and what to install when it is missing."""
+
+    make: Callable[[], T_co]
+    kind: Kind
+    loop: Loop
+    pip: str
+
+
+def loop_factory(loop: Loop) -> Callable[[], Any] | None:
+    """What makes the event loop of a candidate; None is asyncio's own."""
+    if loop != "uvloop":
+        return None
+    import uvloop
+
+    factory: Callable[[], Any] = uvloop.new_event_loop
+    return factory

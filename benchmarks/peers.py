@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
-from candidate import Address, AsyncCandidate, BlockingCandidate, Key, PerThread
+from candidate import Address, BlockingCandidate, Candidate, Key, PerThread, Spec
 from drivers import (
     POOL,
     AsyncpgPool,
@@ -26,9 +25,6 @@ from drivers import (
     RawPsycopgAsync,
     RawPsycopgShared,
 )
-
-Loop = Literal["asyncio", "uvloop", "threads"]
-Kind = Literal["pgconcert", "driver", "library"]
 
 
 class Tooz(BlockingCandidate):
@@ -212,17 +208,7 @@ class RedisLock(BlockingCandidate):
         self.client.close()
 
 
-@dataclass(frozen=True)
-class Spec:
-    """One row of the tables: how to make the candidate, what runs it, and what to install when it is missing."""
-
-    make: Callable[[], AsyncCandidate | BlockingCandidate]
-    kind: Kind
-    loop: Loop
-    pip: str
-
-
-CANDIDATES: dict[str, Spec] = {
+CANDIDATES: dict[str, Spec[Candidate]] = {
     "pgconcert": Spec(Pgconcert, "pgconcert", "asyncio", "pgconcert"),
     "pgconcert (uvloop)": Spec(Pgconcert, "pgconcert", "uvloop", "uvloop"),
     "pgconcert.blocking": Spec(PgconcertBlocking, "pgconcert", "threads", "pgconcert"),
@@ -240,13 +226,3 @@ CANDIDATES: dict[str, Spec] = {
     "postgresql-lock": Spec(PostgresqlLock, "library", "threads", "postgresql-lock"),
     "redis-py": Spec(RedisLock, "library", "threads", "redis (and redis-server)"),
 }
-
-
-def loop_factory(loop: Loop) -> Callable[[], Any] | None:
-    """What makes the event loop of a candidate; None is asyncio's own."""
-    if loop != "uvloop":
-        return None
-    import uvloop
-
-    factory: Callable[[], Any] = uvloop.new_event_loop
-    return factory

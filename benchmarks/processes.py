@@ -21,8 +21,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from candidate import Address, AsyncCandidate, BlockingCandidate, Key, shares
-from peers import CANDIDATES, loop_factory
+from candidate import Address, AsyncCandidate, BlockingCandidate, Key, loop_factory, shares
+from peers import CANDIDATES
+from turns import confessing
 
 LOST_NS = 300_000_000
 KNOWN_WAITING_NS = 20_000_000
@@ -187,15 +188,11 @@ class Group:
 def member(name: str, address: Address, index: int, tasks: int, shared: Any, pipe: Any) -> None:
     """The whole life of one process of a group."""
     spec = CANDIDATES[name]
-    try:
+    with confessing(pipe, spec.pip):
         made = spec.make()
         candidate = Inline(made) if isinstance(made, BlockingCandidate) else made
         with asyncio.Runner(loop_factory=loop_factory(spec.loop)) as runner:
             runner.run(serve(candidate, address, index, tasks, shared, pipe))
-    except ImportError:
-        pipe.send(("missing", spec.pip))
-    except Exception as error:
-        pipe.send(("error", f"{type(error).__name__}: {error}"))
 
 
 async def serve(candidate: AsyncCandidate, address: Address, index: int, tasks: int, shared: Any, pipe: Any) -> None:

@@ -1,7 +1,7 @@
 """The scenarios of the lock benchmark and their targets.
 
 What may live here: one function per scenario, `SCENARIOS`, and what they share. How turns are taken stands in
-`harness.py`, who takes part in `peers.py` and `drivers.py`, what happens between processes in `processes.py`.
+`turns.py`, who takes part in `peers.py` and `drivers.py`, what happens between processes in `processes.py`.
 
 Theory. Every scenario asks one question that a user would ask, and puts the promise of the project beside the answer.
 Statements are counted twice: by pgconcert's own counters, and by the transactions the server says it committed.
@@ -9,17 +9,18 @@ Statements are counted twice: by pgconcert's own counters, and by the transactio
 
 from __future__ import annotations
 
-import argparse
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from drivers import POOL
-from harness import THREADS, YARDSTICK, Exclusion, Guest, KeyKind, Missing, Round, Spread, explore, ratios, take_turns
+from harness import Exclusion, KeyKind, explore, host
 from peers import CANDIDATES
 from processes import Group, judge
-from report import Report, Table, Target, number
-from yardstick import Site
+from report import Table, Target
+from running import BaseRun, rate_table
+from turns import THREADS, YARDSTICK, Guest, Round, Spread, median_ratio, ratios, take_turns
+from yardstick import LOCK_CYCLE
 
 OURS = "pgconcert"
 NATIVE = "psycopg"
@@ -38,42 +39,28 @@ COUNT_REPEATS = 3
 
 
 @dataclass
-class Run:
-    """What all scenarios of a run share."""
+class Run(BaseRun):
+    """What all scenarios of a run share, and what was found out about the candidates."""
 
-    site: Site
-    report: Report
-    arguments: argparse.Namespace
-    ours: str = OURS
-    """The candidate that the run is about."""
     exclusion: dict[str, Exclusion] = field(default_factory=dict)
-    missing: set[str] = field(default_factory=set)
-    broken: bool = False
-
-    def wanted(self, names: Iterable[str]) -> list[str]:
-        only = self.arguments.only
-        return [name for name in names if name not in self.missing and (only is None or name in only)]
 
     def invite(self, name: str, tasks: int, label: str | None = None) -> Guest | None:
-        """Open a candidate, or say why it does not take part."""
-        try:
-            return Guest(name, self.site.address, tasks, label)
-        except Missing as missing:
-            self.skip(name, f"skipped, not installed: pip install {missing}")
-        except RuntimeError as error:
-            self.skip(name, f"skipped, cannot start: {error}")
-        return None
+        return self.welcome(name, host, CANDIDATES[name], self.site.address, tasks, label=label)
 
-    def skip(self, name: str, reason: str) -> None:
-        self.missing.add(name)
-        self.report.note(f"{name}: {reason}")
-        self.broken |= name == self.ours
+    def yardsticks(self) -> dict[str, Callable[[], float]]:
+        return {YARDSTICK: lambda: self.site.pgbench(LOCK_CYCLE, self.arguments.window)}
 
-    def yardstick(self) -> float:
-        return self.site.yardstick(self.arguments.window)
+    def rates(self, title: str, rounds: list[Round]) -> Table:
+        """The table of rates, with what was found out by trying."""
+        return rate_table(self, title, rounds, more={"excludes": self.excludes, "bits": self.bits})
 
-    def target(self, target: Target) -> None:
-        self.report.targets.append(target)
+    def excludes(self, name: str) -> str:
+        found = self.exclusion.get(name)
+        return "" if found is None else "yes" if found.excludes else "NO"
+
+    def bits(self, name: str) -> str:
+        found = self.exclusion.get(name)
+        return "" if found is None or found.key_bits is None else str(found.key_bits)
 
 
 def compete(run: Run, scenario: str, names: list[str], tasks: int, kind: KeyKind) -> list[Round]:
@@ -83,14 +70,12 @@ def compete(run: Run, scenario: str, names: list[str], tasks: int, kind: KeyKind
     for heat in heats(run.wanted(names), tasks, budget):
         guests = [guest for name in heat if (guest := run.invite(name, tasks)) is not None]
         try:
-            rounds, failed = take_turns(guests, run.yardstick, run.arguments.rounds, run.arguments.window, kind)
+            rounds, failed = take_turns(guests, run.yardsticks(), run.arguments.rounds, run.arguments.window, kind)
         finally:
             for guest in guests:
                 guest.close()
         played += rounds
-        for name, error in failed.items():
-            run.report.note(f"{scenario}: {name} failed and was left out: {error}")
-            run.broken |= CANDIDATES[name].kind == "pgconcert"
+        run.dismiss(scenario, failed, rivals("pgconcert"))
     run.report.figures[f"{scenario}, {kind} keys"] = played
     return played
 
@@ -110,34 +95,6 @@ def heats(names: list[str], tasks: int, budget: int) -> list[list[str]]:
         found[-1].append(name)
         room -= need
     return found or [always]
-
-
-def rate_table(run: Run, title: str, rounds: list[Round]) -> Table:
-    names = sorted(
-        {name for rates in rounds for name in rates}, key=lambda name: -median_ratio(rounds, name, YARDSTICK)
-    )
-    rows = []
-    for name in names:
-        spread = Spread.of(ratios(rounds, name, YARDSTICK))
-        rate = statistics.median(rates[name] for rates in rounds if name in rates)
-        found = run.exclusion.get(name)
-        rows.append(
-            (
-                name,
-                number(rate),
-                *(f"{value:.3f}" for value in (spread.least, spread.lower, spread.median, spread.upper, spread.most)),
-                number(ours) if (ours := median_ratio(rounds, run.ours, name)) else "",
-                "" if found is None else "yes" if found.excludes else "NO",
-                "" if found is None or found.key_bits is None else str(found.key_bits),
-            )
-        )
-    columns = ("candidate", "cycles/s", "min", "q1", "x pgbench", "q3", "max", "ours is x", "excludes", "bits")
-    return Table(title, columns, tuple(rows))
-
-
-def median_ratio(rounds: list[Round], mine: str, other: str) -> float:
-    sample = ratios(rounds, mine, other)
-    return statistics.median(sample) if sample else 0.0
 
 
 def against_fastest(rounds: list[Round], names: Iterable[str]) -> tuple[float | None, str]:
@@ -181,9 +138,9 @@ def look(run: Run, names: Iterable[str]) -> None:
 def one(run: Run) -> None:
     look(run, HEADLINE["one"])
     rounds = compete(run, "one", HEADLINE["one"], 1, "text")
-    run.report.show(rate_table(run, "one task, a fresh text name every cycle", rounds))
+    run.report.show(run.rates("one task, a fresh text name every cycle", rounds))
     numbers = compete(run, "one", DRIVERS, 1, "int")
-    run.report.show(rate_table(run, "one task, a fresh int key every cycle", numbers))
+    run.report.show(run.rates("one task, a fresh int key every cycle", numbers))
     figure, rival = against_fastest(rounds, rivals("driver"))
     run.target(Target("one task, of the fastest bare driver", ">=", 0.85, figure, rival))
     run.target(Target("one task, of pgbench", ">=", 0.4, against_pgbench(rounds), YARDSTICK))
@@ -199,14 +156,14 @@ def one(run: Run) -> None:
 
 def ten(run: Run) -> None:
     rounds = compete(run, "ten", HEADLINE["ten"], 10, "text")
-    run.report.show(rate_table(run, f"10 tasks (blocking: {THREADS} threads), distinct text names", rounds))
+    run.report.show(run.rates(f"10 tasks (blocking: {THREADS} threads), distinct text names", rounds))
     run.target(Target("10 tasks, times pgbench", ">=", 1.5, against_pgbench(rounds), YARDSTICK))
 
 
 def thousand(run: Run) -> None:
     rounds = compete(run, "thousand", HEADLINE["thousand"], 1000, "text")
     title = f"1,000 tasks (pools of {POOL}; blocking: {THREADS} threads), distinct text names"
-    run.report.show(rate_table(run, title, rounds))
+    run.report.show(run.rates(title, rounds))
     run.target(Target("1,000 tasks, times pgbench", ">=", 4, against_pgbench(rounds), YARDSTICK))
     figure, rival = against_fastest(rounds, rivals("driver", "library"))
     run.target(Target("1,000 tasks, times the fastest peer", ">=", 10, figure, rival))
@@ -238,7 +195,7 @@ def count(run: Run, tasks: int, cycles: int) -> tuple[float | None, float | None
 
 def life(run: Run, tasks: int, cycles: int) -> tuple[int, int]:
     before = run.site.commits()
-    guest = Guest(OURS, run.site.address, tasks)
+    guest = Guest(OURS, host, CANDIDATES[OURS], run.site.address, tasks)
     try:
         sent = guest.ask("cycles", cycles, "text", patience=300.0)
     finally:

@@ -3,7 +3,7 @@
 What may live here: starting and finding servers, looking into PostgreSQL from outside, pgbench. No candidate.
 
 Theory. The yardstick is the fastest ordinary client of the same server over the same socket: pgbench, one connection,
-prepared statements, one SELECT that locks and one that unlocks a fresh key. It has no Python in it, so it says what
+prepared statements. It has no Python in it, so it says what
 the server and the machine give at this moment. Looks from outside come from another database, so that they disturb no
 count of the benchmark's own.
 """
@@ -11,6 +11,7 @@ count of the benchmark's own.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -27,10 +28,11 @@ import psycopg
 from candidate import Address
 from psycopg import sql
 
-SCRIPT = r"""\set k random(1, 9000000000000000000)
+LOCK_CYCLE = r"""\set k random(1, 9000000000000000000)
 select pg_try_advisory_lock(:k);
 select pg_advisory_unlock(:k);
 """
+"""One SELECT that locks a fresh key, and one that unlocks it."""
 TPS = re.compile(r"^tps = ([0-9.]+)", re.MULTILINE)
 GUESS = 20_000
 """Cycles per second assumed when a window is shorter than the whole second pgbench can count."""
@@ -41,18 +43,19 @@ class Site:
     """Where a run takes place: the servers, pgbench, and a connection for looking from outside."""
 
     address: Address
-    pgbench: str
-    script: str
+    program: str
+    """pgbench."""
     outside: psycopg.Connection[Any]
 
-    def yardstick(self, seconds: float) -> float:
-        """Cycles per second of pgbench in one window. Windows of a second and more last whole seconds."""
-        length = ["-T", str(round(seconds))] if seconds >= 1 else ["-t", str(max(1, int(GUESS * seconds)))]
+    def pgbench(self, script: str, seconds: float, clients: int = 1, **variables: str) -> float:
+        """Scripts per second of pgbench in one window. Windows of a second and more last whole seconds."""
+        length = ["-T", str(round(seconds))] if seconds >= 1 else ["-t", str(max(1, int(GUESS * seconds / clients)))]
         address = self.address
-        command = [self.pgbench, "-n", "-M", "prepared", "-c", "1", "-f", self.script, *length]
+        command = [self.program, "-n", "-M", "prepared", "-c", str(clients), "-f", "-", *length]
+        command += [f"-D{name}={value}" for name, value in variables.items()]
         command += ["-h", address.host, "-p", str(address.port), "-U", address.user, address.dbname]
         environment = {**os.environ, **({"PGPASSWORD": address.password} if address.password else {})}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        done = subprocess.run(command, input=script, capture_output=True, text=True, check=False, env=environment)
         found = TPS.search(done.stdout)
         if done.returncode or found is None:
             raise RuntimeError(f"pgbench failed: {done.stderr.strip()[:200]}")
@@ -81,6 +84,11 @@ class Site:
             )
         )
 
+    def sessions_named(self, pattern: str) -> int:
+        """Sessions in the benchmark's database whose application_name is LIKE that."""
+        text = "select count(*) from pg_stat_activity where datname = %s and application_name like %s"
+        return int(self.ask(text, self.address.dbname, pattern))
+
     def commits(self) -> int:
         """Transactions committed in the benchmark's database by sessions that have ended."""
         deadline = time.monotonic() + 10
@@ -92,10 +100,9 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(url: str | None) -> Iterator[Site]:
+def site(url: str | None, *, nats: bool = False) -> Iterator[Site]:
     """Servers for one run: `url`, or an embedded PostgreSQL of its own; a database of its own in either case."""
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pgconcert-bench-")))
         if url is None:
             from pgconcert.postgres.embedded import EmbeddedServer
 
@@ -108,10 +115,10 @@ def site(url: str | None) -> Iterator[Site]:
         stack.callback(outside.execute, sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
         info = outside.info
         address = Address(info.host, info.port, info.user, info.password or None, name)
-        script = folder / "cycle.sql"
-        script.write_text(SCRIPT)
         address = replace(address, redis_socket=stack.enter_context(private_redis()))
-        yield Site(address, find_pgbench(), str(script), outside)
+        if nats:
+            address = replace(address, nats_port=stack.enter_context(private_nats()))
+        yield Site(address, find_pgbench(), outside)
 
 
 @contextlib.contextmanager
@@ -155,12 +162,37 @@ def private_redis() -> Iterator[str | None]:
     with tempfile.TemporaryDirectory(prefix="pgconcert-bench-redis-") as folder:
         socket = str(Path(folder, "redis.sock"))
         command = [program, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--dir", folder]
+        command += ["--client-output-buffer-limit", "pubsub", "0", "0", "0"]  # else a flood ends the subscriber
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 10
             while not Path(socket).exists() and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
             yield socket if Path(socket).exists() else None
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+@contextlib.contextmanager
+def private_nats() -> Iterator[int | None]:
+    """The port of a nats-server of our own on this machine's loopback; None where it is not installed."""
+    program = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
+    if program is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="pgconcert-bench-nats-") as folder:
+        command = [program, "--addr", "127.0.0.1", "--port", "-1", "--ports_file_dir", folder]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            port: int | None = None
+            deadline = time.monotonic() + 10
+            while port is None and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+                for file in Path(folder).glob("*.ports"):
+                    with contextlib.suppress(ValueError, KeyError, IndexError):  # it is being written
+                        port = int(json.loads(file.read_text())["nats"][0].rpartition(":")[2])
+            yield port
         finally:
             process.terminate()
             process.wait(10)
