@@ -38,6 +38,7 @@ from ..errors import (
 from ..events import ActiveChanged, ConnectFailed, Event, ListenerReady, MessagesMissed
 from ..offloop import off_loop
 from ..pubsub.channels import check_channel
+from .streams import open_streams
 
 __all__ = [
     "BROKEN_PIPE",
@@ -70,7 +71,6 @@ BROKEN_PIPE: Final = 128 + signal.SIGPIPE
 
 _STDIN: Final = 0
 _STDOUT: Final = 1
-_STDERR: Final = 2
 _CHUNK: Final = 65536
 _ATTEMPTS: Final = 10
 """Every how many attempts to connect are worth another line."""
@@ -270,7 +270,7 @@ def execute(work: Callable[[Signals], Awaitable[int]]) -> NoReturn:
     """Run a command to its end, and end the process with its code."""
     # without a handler of its own the log would write on standard error what the command says better, or not at all
     logging.getLogger("pgconcert").addHandler(logging.NullHandler())
-    _open_streams()
+    open_streams()
     sys.exit(asyncio.run(_ended(work)))
 
 
@@ -290,12 +290,3 @@ async def _ended(work: Callable[[Signals], Awaitable[int]]) -> int:
         except (PgconcertError, OSError) as error:
             say(str(error))
             return code_of(error)
-
-
-def _open_streams() -> None:
-    """A standard stream that the caller closed (``>&-``) is nothing, or a socket of ours would get its number."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    while nothing <= _STDERR:
-        os.set_inheritable(nothing, True)
-        nothing = os.dup(nothing)
-    os.close(nothing)

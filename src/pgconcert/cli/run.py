@@ -40,6 +40,7 @@ from ..events import Event, HoldBroken, StillWaiting
 from ..hold import AsyncHold
 from ..keys import KeySpace
 from .run_child import Child, CommandFailed, GuardDied, connected_sockets, find
+from .streams import open_streams
 from .target import direct_url_option, namespace_option, url_option
 
 __all__ = ["command"]
@@ -50,7 +51,6 @@ LOST: Final = 74
 NOT_ACQUIRED: Final = 75
 MISCONFIGURED: Final = 78
 
-_STDERR: Final = 2
 _ENDS_A_WAIT: Final = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -190,17 +190,8 @@ def command(
     )
     # without a handler of its own the log would write on standard error what we say better, or not at all
     logging.getLogger("pgconcert").addHandler(logging.NullHandler())
-    _open_streams()
+    open_streams()
     sys.exit(asyncio.run(_execute(job)))
-
-
-def _open_streams() -> None:
-    """A standard stream that the caller closed (``<&-``) is nothing, or a socket of ours would get its number."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    while nothing <= _STDERR:
-        os.set_inheritable(nothing, True)
-        nothing = os.dup(nothing)
-    os.close(nothing)
 
 
 async def _execute(job: _Job) -> int:
