@@ -34,11 +34,11 @@ from .acquiring import Register
 from .backend import Holder
 from .errors import ConfigurationError, CoordinatorClosed, HoldLost, PgconcertError, given
 from .events import ActiveChanged, EventStream, HandlerFailed
+from .events.stream import GOES_ON
 from .hold import AsyncHold
 from .keys import KeySpace
 from .locks import AsyncLock
 from .pubsub.channels import HANDLER_KEY, check_channel
-from .pubsub.delivery import GOES_ON
 
 __all__ = ["AsyncChannelLock", "ChannelLockOptions", "Handler"]
 

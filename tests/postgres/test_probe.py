@@ -14,12 +14,12 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgconcert import AsyncCoordinator
-from pgconcert.errors import PgconcertError, PoolerRefused, StandbyRefused
+from pgconcert.errors import PgconcertError, PoolerRefused, StandbyRefused, Unavailable
 from pgconcert.events import ConnectFailed, LinkOpened, SettingRefused
 from pgconcert.postgres.keeper import Keeper
 from pgconcert.postgres.link import Link
 from pgconcert.postgres.probe import Proof
-from pgconcert.testing import eventually_async, rewrite
+from pgconcert.testing import FaultProxy, eventually_async, rewrite
 from tests.poolers import PgBouncer
 from tests.postgres.scenes import ask, context, lock_pid, seen, waiting_for
 from tests.servers import Cluster, Server
@@ -208,6 +208,29 @@ async def test_a_crowd_at_a_transaction_pooler(database: str, pgbouncer: Callabl
     finally:
         for c in coordinators:
             await c.close()
+
+
+@pytest.mark.needs("pgbouncer")
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+async def test_a_pooler_whose_mode_cannot_be_told(
+    database: str, pgbouncer: Callable[..., PgBouncer], mode: str
+) -> None:
+    """It lets no second connection in: whatever it is, no lock is granted through it."""
+    pooled = pgbouncer(mode, max_client_conn="1")
+    async with AsyncCoordinator(pooled.url) as c:
+        with pytest.raises(Unavailable, match="its mode cannot be told"):
+            await c.lock("pooled").acquire()
+
+
+@pytest.mark.needs("pgbouncer")
+async def test_a_transaction_pooler_far_away(database: str, pgbouncer: Callable[..., PgBouncer]) -> None:
+    """A second connection that takes more than a second is waited for, not taken for a refusal."""
+    pooled = pgbouncer("transaction", pool_size=4)
+    with FaultProxy.to(pooled.url) as far:
+        far.delay(0.3)
+        async with AsyncCoordinator(far.url(pooled.url)) as c:
+            with pytest.raises(PoolerRefused):
+                await c.lock("pooled").acquire()
 
 
 @pytest.mark.needs("pgbouncer")

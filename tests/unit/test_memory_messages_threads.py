@@ -102,7 +102,11 @@ def test_losses_from_other_threads_never_go_unreported(unique: str) -> None:
                         victim.lose_connection()
             ending.set()
         else:
-            diaries.append(await listening(backend))
+            ear = Diary()
+            backend.messenger.listen("c", ear)
+            await proving(backend.messenger)
+            assert ear.told[0] == "ready"
+            diaries.append(ear)
             listeners.append(backend)
             while not ending.is_set():
                 await asyncio.sleep(0)

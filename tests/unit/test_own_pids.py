@@ -22,13 +22,15 @@ class Timers:
         self.due.append((seconds, lambda: call(*arguments)))
 
 
-def proof(pid: int, through: Through) -> Proof:
-    return Proof(pid=pid, through=through, standby=False, lock_table=1, database=b"1", incarnation=None)
+def proof(pid: int, through: Through, started: bytes = b"") -> Proof:
+    return Proof(
+        pid=pid, through=through, standby=False, lock_table=1, database=b"1", incarnation=None, started=started
+    )
 
 
-def went(own: OwnPids, pid: int, through: Through = "direct") -> Timers:
+def went(own: OwnPids, pid: int, through: Through = "direct", started: bytes = b"") -> Timers:
     timers = Timers()
-    own.went(proof(pid, through), cast(asyncio.AbstractEventLoop, cast(Any, timers)))
+    own.went(proof(pid, through, started), cast(asyncio.AbstractEventLoop, cast(Any, timers)))
     return timers
 
 
@@ -71,3 +73,29 @@ def test_a_transaction_pooler_gives_us_nothing_of_our_own(rounds: int) -> None:
         own.came(proof(7, "transaction pooler"))
         assert own.pids == set()
         assert went(own, 7, "transaction pooler").due == []
+
+
+def test_a_server_that_was_started_again_gives_its_numbers_to_strangers() -> None:
+    """What was ours behind the last start is nobody's now, and is not forgotten twice."""
+    own = OwnPids()
+    known = own.pids
+    own.came(proof(7, "direct", b"first"))
+    own.came(proof(8, "direct", b"first"))
+    forget = [went(own, pid, started=b"first").due for pid in (7, 8)]
+    own.came(proof(9, "direct", b"second"))
+    assert own.pids == {9}
+    assert own.pids is known, "whoever looks into it keeps it"
+    own.came(proof(8, "direct", b"second"))
+    for ((_, forgets),) in forget:
+        forgets()
+    assert own.pids == {8, 9}
+
+
+def test_a_link_that_still_leads_to_the_last_start_is_not_ours_here() -> None:
+    """Two servers behind one address, in turn: the numbers of one say nothing about the other."""
+    own = OwnPids()
+    own.came(proof(7, "direct", b"first"))
+    own.came(proof(9, "direct", b"second"))
+    assert own.pids == {9}
+    own.came(proof(8, "direct", b"first"))
+    assert own.pids == {7, 8}

@@ -90,6 +90,24 @@ def test_nested_blocks_end_together() -> None:
     assert (outer.cause, inner.cause) == (ONE, ONE)
 
 
+def test_a_signal_on_the_way_in_closes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program ends there, for the body cannot be left before it has begun; what was opened for it is closed."""
+    story: list[str] = []
+    install = signal.signal
+
+    def interrupted(number: int, handler: Any) -> Any:
+        before = install(number, handler)
+        if number == ONE and before is nobody:
+            os.kill(os.getpid(), ONE)
+        return before
+
+    monkeypatch.setattr(signal, "signal", interrupted)
+    with pytest.raises(SystemExit) as raised, shutdown(Thing(story, "first"), Thing(story, "second")) as stop:
+        pytest.fail(f"the body ran, though {stop.cause} had come")
+    assert raised.value.code == 0
+    assert story == ["first", "second"]
+
+
 def test_a_signal_while_closing_interrupts_nothing() -> None:
     story: list[str] = []
     with shutdown(lambda: os.kill(os.getpid(), ONE), Thing(story, "next")) as stop:

@@ -21,6 +21,7 @@ from ..keys import KeySpace
 from ..offloop import off_loop
 from .acquiring import Register
 from .engine import Engine, not_in_a_loop
+from .handlers import check_plain
 
 __all__ = ["ChannelLock"]
 
@@ -120,6 +121,7 @@ class ChannelLock:
         in a thread of its own and is not interrupted by ``destroy``. One that raises is an event, ``HandlerFailed``.
         Raises ``CoordinatorClosed`` after ``destroy``.
         """
+        check_plain(handler, "a handler of releases")
         return self._lock.on_release(handler)
 
     def destroy(self) -> None:

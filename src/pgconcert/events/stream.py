@@ -17,13 +17,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast, overload
+from typing import Any, Final, TypeVar, cast, overload
 
 from ..errors import ConfigurationError
 
 __all__ = ["Event", "EventStream"]
 
 E = TypeVar("E", bound="Event")
+
+GOES_ON: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What ends a program is not for us to contain, wherever it is raised."""
 
 logger = logging.getLogger("pgconcert")
 
@@ -77,14 +80,34 @@ class EventStream:
         if event.level:
             try:
                 logger.log(event.level, "%s", event, extra={"event": event})
-            except (Exception, asyncio.CancelledError) as error:
-                _complain(event, error)  # a handler that fails
+            except BaseException as error:  # a handler that fails
+                _contain(event, error)
         for reader, kinds in self.readers:
             if isinstance(event, kinds):
                 try:
                     reader(event)
-                except (Exception, asyncio.CancelledError) as error:
-                    _complain(event, error)
+                except BaseException as error:
+                    _contain(event, error)
+
+
+def goes_on(error: BaseException) -> None:
+    """Have the running loop raise what ends a program, in its next turn, and not in the middle of what others need.
+    Without a loop it is raised here."""
+
+    def again() -> None:
+        raise error
+
+    try:
+        asyncio.get_running_loop().call_soon(again)
+    except RuntimeError:
+        raise error from None
+
+
+def _contain(event: Event, error: BaseException) -> None:
+    if isinstance(error, GOES_ON):
+        goes_on(error)
+    else:
+        _complain(event, error)
 
 
 def _complain(event: Event, error: BaseException) -> None:

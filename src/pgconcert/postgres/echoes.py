@@ -68,6 +68,15 @@ class Echoes:
         self._link = link
         self.channel = f"pgconcert:proof:{secrets.token_hex(8)}".encode()
 
+    def again(self) -> None:
+        """What is under way was sent before anybody listened: send it anew."""
+        for echo in self._under_way.values():
+            _stop(echo)
+            self._asking += echo.answers
+        self._under_way.clear()
+        if self._link is not None and self._asking:
+            self._loop.call_soon(self._send, self._link)
+
     def down(self, reason: str) -> None:
         """The link is gone, and so is every proof."""
         self._link = None

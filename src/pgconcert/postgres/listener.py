@@ -232,6 +232,8 @@ class Listener:
         changed, self._changed = self._changed, set()
         missing = sorted(name for name in changed if name not in self._heard and self._is_wanted(name))
         if self._singly:
+            # our own first: the proof must not stand behind a thousand names
+            missing.sort(key=lambda name: name not in (self._echoes.channel, self._heart.channel))
             self._changed.update(missing[1:])
             del missing[1:]
         surplus = sorted(name for name in changed if name in self._heard and not self._is_wanted(name))
@@ -256,6 +258,8 @@ class Listener:
                 link.close(f"LISTEN failed: {error}")
                 return
             self._heard.update(missing)
+            if self._singly and self._echoes.channel in missing:
+                self._echoes.again()
             if self._trusted:
                 self._tell_ready(missing)
             self._reconcile()

@@ -9,14 +9,15 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Final, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from ..errors import ConfigurationError, given
 from ..events import EventStream, HandlerFailed
+from ..events.stream import GOES_ON, goes_on
 from .message import Gap, Message
 from .overflow import Item, Sink
 
-__all__ = ["GOES_ON", "Deliverer", "Delivery", "Filtered", "Where", "check_filter", "wanted"]
+__all__ = ["Deliverer", "Delivery", "Filtered", "Where", "check_filter", "wanted"]
 
 T = TypeVar("T")
 
@@ -25,9 +26,6 @@ Delivery = Literal["all", "one-process", "one-each"]
 
 Where = Callable[[Message], object]
 """A filter: whether a subscriber wants a message."""
-
-GOES_ON: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
-"""What ends a program is not for us to contain, wherever it is raised."""
 
 
 def check_filter(where: object) -> None:
@@ -47,7 +45,7 @@ def wanted(where: Callable[[T], object], value: T, item: Item, gap: Callable[[Ga
         gap(Gap(reason="filter", count=1, since=at, until=at, channels=(item.channel,)))
         events.emit(HandlerFailed(channel=item.channel, error=error))
         if isinstance(error, GOES_ON):
-            raise
+            goes_on(error)
         return False
 
 

@@ -167,15 +167,16 @@ def encode(
     empty payload and ``spill``; the result fits. Ids are 1 to 64 printable ASCII characters, headers have at most
     ``MAX_HEADERS`` bytes; an ``error`` is shortened to what fits. Raises ``PayloadInvalid``.
     """
+    texts = {} if headers is None else _checked_headers(headers)
     plain = message_id is None and sender is None and answers is None and reply_to is None
-    if plain and not headers and error is None and spill is None and not needs_envelope(payload):
+    if plain and not texts and error is None and spill is None and not needs_envelope(payload):
         return payload  # the hot path
     line: dict[str, object] = {}
     for key, name in (("id", message_id), ("from", sender), ("re", answers)):
         if name is not None:
             line[key] = _checked_id(name)
-    if headers:
-        line["h"] = _checked_headers(headers)
+    if texts:
+        line["h"] = texts
     if reply_to is not None:
         line["reply"] = reply_to
     if error is not None:

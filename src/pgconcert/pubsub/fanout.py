@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast, o
 from ..acquiring import check_timeout
 from ..errors import DecodeFailed, ListenerOverflow, PayloadTooLarge
 from ..events import HandlerFailed, MessageUndecodable, PollFound
+from ..events.stream import GOES_ON, goes_on
 from ..messenger import MAX_NOTIFICATION
 from .broker import Broker
 from .channels import check_channel
@@ -281,6 +282,12 @@ class AsyncFanOut(Generic[T]):
                 self._last_wrong = message
                 self._tell_undecodable(message.payload, str(error))
             raise
+        except BaseException as error:
+            failure = DecodeFailed(f"the codec raised {type(error).__name__}: {error}", message.payload)
+            self._tell_undecodable(message.payload, str(failure))
+            if isinstance(error, GOES_ON):
+                goes_on(error)
+            raise failure from error
         self._last_wrong = None
         self._heard()
         return value

@@ -24,9 +24,10 @@ from typing import Any, Final, Protocol, Self
 from ..acquiring import Register, check_timeout
 from ..errors import BrokerClosed, ConfigurationError, PgconcertError, given
 from ..events import DeliveryFailed, HandlerFailed, HandlersAbandoned
+from ..events.stream import GOES_ON
 from .broker import Broker
 from .channels import check_channel
-from .delivery import GOES_ON, Delivery
+from .delivery import Delivery
 from .message import Gap, Message
 from .overflow import Inbox, Overflow
 from .requests import answer

@@ -21,10 +21,10 @@ from typing import Any, Final
 
 from ..errors import ConfigurationError, given
 from ..events import HookFailed, PingFailed, PingsMissing
+from ..events.stream import GOES_ON
 from ..offloop import off_loop
 from .broker import Broker
 from .channels import PING_CHANNEL
-from .delivery import GOES_ON
 from .health import PingWatch
 
 __all__ = ["Home", "Hook", "PingSender", "Reconnected"]

@@ -163,9 +163,10 @@ async def nothing_works_after_the_close(stage: Stage) -> None:
     messages = a.subscribe(channel)
     async with messages:
         await a.publish(channel, "queued")
-        reader = asyncio.create_task(_read_to_the_end(messages))
-        await stage.settle()
+        while not messages.statistics.received:
+            await stage.settle()
         await a.close()
+        reader = asyncio.create_task(_read_to_the_end(messages))
         found, end = await reader
         assert isinstance(end, BrokerClosed)
         assert found == ["queued"]

@@ -112,6 +112,7 @@ async def readers_get_in_after_a_writer_gave_up(stage: Stage) -> None:
 async def a_writers_time_out_names_the_readers(stage: Stage) -> None:
     """``AcquireTimeout`` of a writer tells that the lock is held shared, and by whom."""
     a, b, w = [await stage.open(name=name) for name in ("reader one", "reader two", "writer")]
+    await stage.settle()
     async with a.lock("key", shared=True), b.lock("key", shared=True):
         parts = "'key'", "within 0.05 s", "held shared by ", "reader one", "reader two"
         with raises(AcquireTimeout, *parts):
