@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pgconcert.postgres.link import statement
 from pgconcert.testing import eventually_async
 from tests.postgres.scenes import link_to
+from tests.servers import Server
 
 pytestmark = pytest.mark.both_loops
 
@@ -41,3 +43,19 @@ async def test_nothing_stays_open(database: str) -> None:
         link, _ = await link_to(database)
         link.close("enough")
     assert len([*Path("/proc/self/fd").iterdir()]) <= before
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the system has no such bound")
+async def test_little_waits_unsent(server: Server, database: str) -> None:
+    """The kernel takes a large statement piece by piece, so that a slow network gives signs of life in between."""
+    link, _ = await link_to(server.over_tcp(database))
+    try:
+        with socket.socket(fileno=os.dup(link._pg.socket)) as again:
+            assert again.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 65536
+        before = link.signs
+        size = 2**24
+        answer = await link.execute(statement("select length($1)"), (b"x" * size,))
+        assert answer == [(b"%d" % size,)]
+        assert link.signs > before + 1, "some came before the answer"
+    finally:
+        link.close("enough")
