@@ -45,9 +45,12 @@ every_step = pytest.mark.skipif(sys.version_info >= (3, 12), reason="from 3.12 o
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Holds that an interrupt drops are reported, hundreds of them."""
+    """Holds that an interrupt drops are reported, hundreds of them. And no collector: the interpreter cannot bear an
+    injected interrupt in a finaliser that it calls."""
     logging.disable(logging.WARNING)
+    gc.disable()
     yield
+    gc.enable()
     logging.disable(logging.NOTSET)
 
 

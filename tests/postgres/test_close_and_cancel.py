@@ -159,6 +159,7 @@ async def _works_again(c: AsyncCoordinator, outside: AsyncCoordinator, database:
     task = await waiting_for(c, "contended", database)
     await theirs.release()
     ours = await asyncio.wait_for(task, 10)
+    await eventually_async(lambda: not marks_on_server(database), what="the mark of whoever has it now is gone")
     task = await waiting_for(outside, "contended", database)
     await ours.release()
     await (await asyncio.wait_for(task, 10)).release()

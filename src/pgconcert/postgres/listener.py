@@ -97,11 +97,11 @@ class Listener:
             lingering = self._lingering.pop(name, None)
             if lingering is not None:
                 lingering.cancel()
+        self.keeper.want()
         if id(ear) in place.seats:
             return
         place.seats[id(ear)] = seat = _Seat(ear)
         self._routes.pop(name, None)
-        self.keeper.want()
         if place.hearing:
             self._tell(seat, ear.ready)
         elif name in self._unspellable:
