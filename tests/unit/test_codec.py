@@ -6,108 +6,36 @@ bytes in ``WRITTEN`` stand for all versions: a change of them breaks processes t
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass, field
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import date, datetime, time
 from decimal import Decimal
-from enum import Enum, IntEnum, IntFlag, StrEnum
-from typing import Annotated, Any, Dict, Generic, List, Literal, NewType, Optional, Tuple, TypeVar, Union  # noqa: UP035
+from typing import Annotated, Any, Dict, List, Literal, Optional, Tuple, Union  # noqa: UP035
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgconcert.errors import ConfigurationError, DecodeFailed, PayloadInvalid
+from pgconcert.errors import DecodeFailed, PayloadInvalid
 from pgconcert.pubsub.codec import codec_for
-
-T = TypeVar("T")
-NAIVE = datetime(2024, 2, 29, 12, 30, 1, 5)  # noqa: DTZ001
-UTC_1 = timezone(timedelta(hours=1))
-SOME_ID = UUID("12345678-1234-5678-1234-567812345678")
-
-
-class Colour(Enum):
-    RED = "red"
-    BLUE = "blue"
-
-
-class Size(IntEnum):
-    SMALL = 1
-    LARGE = 2
-
-
-class Mixed(Enum):
-    NONE = 0
-    ALL = "all"
-
-
-class Rights(IntFlag):
-    READ = 1
-    WRITE = 2
-
-
-class Name(StrEnum):
-    ADA = "ada"
-
-
-OrderId = NewType("OrderId", int)
-
-
-@dataclass
-class Line:
-    item: str
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    id: OrderId
-    lines: list[Line]
-    price: Decimal | None = None
-    tags: dict[str, str] = field(default_factory=dict)
-    total: int = field(init=False, default=7)
-
-
-@dataclass
-class Node:
-    name: str
-    children: list[Node] = field(default_factory=list)
-    parent: Node | None = None
-
-
-@dataclass
-class Created:
-    id: int
-    kind: Literal["created"] = "created"
-
-
-@dataclass
-class Deleted:
-    id: int
-    kind: Literal["deleted", "gone"] = "deleted"
-
-
-@dataclass
-class Made:
-    id: int
-    kind: Literal["made", "created"]
-
-
-@dataclass
-class Picky:
-    size: int
-
-    def __post_init__(self) -> None:
-        if self.size < 0:
-            raise ValueError(f"secret {self.size}")
-
-
-@dataclass
-class Special(Line):
-    extra: int = 0
-
+from tests.unit.codectypes import (
+    NAIVE,
+    SOME_ID,
+    UTC_1,
+    Colour,
+    Created,
+    Deleted,
+    Line,
+    Mixed,
+    Name,
+    Node,
+    Order,
+    OrderId,
+    Picky,
+    Rights,
+    Size,
+    Special,
+)
 
 # type, value, what travels
 WRITTEN: list[tuple[Any, Any, bytes]] = [
@@ -400,155 +328,6 @@ def test_nothing_but_decode_failed_is_raised(raw: bytes) -> None:
             codec_for(kind).decode(raw)
         except DecodeFailed:
             pass
-
-
-# what has no form
-
-
-@dataclass
-class Hurt:
-    part: set[int]
-
-
-@dataclass
-class Box(Generic[T]):
-    content: T
-
-
-@dataclass
-class Initial:
-    seed: dataclasses.InitVar[int]
-
-
-@dataclass
-class Lost:
-    part: NotThere  # type: ignore[name-defined]  # noqa: F821
-
-
-class Odd(Enum):
-    ONE = (1, 2)
-
-
-class Plain:
-    pass
-
-
-@dataclass
-class Other:
-    id: int
-
-
-@pytest.mark.parametrize(
-    ("kind", "told"),
-    [
-        (set[int], r"set\[int\] is set\[int\], which no rule writes"),
-        (Hurt, r"Hurt.part is set\[int\]"),
-        (list[Hurt], r"Hurt.part is set\[int\]"),
-        (Plain, "Plain is Plain"),
-        (complex, "no rule writes"),
-        (timedelta, "no rule writes"),
-        (Box, "Box.content is ~T"),
-        (Box[int], "no rule writes"),
-        (Initial, "seed is an InitVar"),
-        (Lost, "annotations of Lost cannot be read .*NotThere"),
-        (Odd, "not all texts or ints"),
-        (Literal[b"a"], "no JSON form"),
-        (dict[int, str], "keys of a JSON object are texts, which int is not"),
-        (str | date, "str or date, and both are written as a JSON text"),
-        (Colour | str, "JSON text"),
-        (list[int] | tuple[int, ...], "JSON array"),
-        (Line | Other, "Line or Other, and both .* JSON object.* Literal"),
-        (Created | Line, "JSON object"),
-        (Created | Made, "Created or Made, and both .* JSON object"),
-        (Line | dict[str, int], "JSON object"),
-        (Created | Deleted | dict[str, int], "JSON object"),
-        (Line("a"), "no rule writes"),
-        ("Line", "no rule writes"),
-        ([int], "no rule writes"),
-    ],
-    ids=repr,
-)
-def test_what_has_no_form_is_refused_at_once(kind: Any, told: str) -> None:
-    with pytest.raises(ConfigurationError, match=told):
-        codec_for(kind)
-
-
-# codecs that are given
-
-
-class Shouting:
-    def encode(self, value: str) -> bytes:
-        return value.upper().encode()
-
-    def decode(self, raw: bytes) -> str:
-        return raw.decode().lower()
-
-
-class Broken:
-    def encode(self, value: object) -> Any:
-        if value == "wrong":
-            return 7
-        raise KeyError("no")
-
-    def decode(self, raw: bytes) -> object:
-        raise KeyError("no")
-
-
-def test_a_codec_of_the_callers_own_goes_before_the_type() -> None:
-    codec = codec_for(str, Shouting())
-    assert codec.encode("hello") == b"HELLO"
-    assert codec.decode(b"HELLO") == "hello"
-    assert codec_for(Plain, Shouting())
-
-
-def test_what_it_raises_has_our_names() -> None:
-    codec = codec_for(Plain, Broken())
-    with pytest.raises(PayloadInvalid, match="KeyError: 'no'"):
-        codec.encode(Plain())
-    with pytest.raises(PayloadInvalid, match="not int"):
-        codec.encode("wrong")
-    with pytest.raises(DecodeFailed) as caught:
-        codec.decode(b"raw")
-    assert caught.value.raw == b"raw"
-
-
-@pytest.mark.parametrize("wrong", [7, "json", object(), dict])
-def test_what_is_no_codec(wrong: Any) -> None:
-    with pytest.raises(ConfigurationError, match="encode"):
-        codec_for(str, wrong)
-
-
-# types of other libraries
-
-
-def test_structs_of_msgspec() -> None:
-    msgspec = pytest.importorskip("msgspec", reason="needs msgspec")
-    kind = msgspec.defstruct("Point", [("x", int), ("y", float, 0.5), ("when", datetime | None, None)])
-    codec = codec_for(kind)
-    assert codec.encode(kind(1)) == b'{"x":1,"y":0.5,"when":null}'
-    assert codec.decode(b'{"x":1}') == kind(1)
-    with pytest.raises(DecodeFailed, match=r"no Point: .*\$.x"):
-        codec.decode(b'{"x":"1"}')
-    with pytest.raises(DecodeFailed):
-        codec.decode(b"{")
-    with pytest.raises(PayloadInvalid, match="it is no Point"):
-        codec.encode(Line("a"))
-
-
-def test_models_of_pydantic() -> None:
-    pydantic = pytest.importorskip("pydantic", reason="needs pydantic")
-    kind = pydantic.create_model("Point", x=(int, pydantic.Field(alias="X")), y=(float, 0.5))
-    codec = codec_for(kind)
-    assert codec.encode(kind(X=1)) == b'{"X":1,"y":0.5}'
-    assert codec.decode(b'{"X":1}') == kind(X=1)
-    with pytest.raises(DecodeFailed, match=r"no Point: X is wrong .*2 errors in all") as caught:
-        codec.decode(b'{"X":"hidden","y":"hidden"}')
-    assert "hidden" not in str(caught.value)
-    assert "hidden" not in repr(caught.value.__cause__)
-    with pytest.raises(DecodeFailed):
-        codec.decode(b"{")
-    with pytest.raises(PayloadInvalid, match="it is no Point"):
-        codec.encode(Line("a"))
 
 
 def test_what_is_installed_changes_no_bytes_of_a_dataclass() -> None:
