@@ -159,6 +159,8 @@ class AsyncReceiver(Generic[I_co, M]):
             raise
 
     async def __aenter__(self) -> Self:
+        if self._state == "closed" and self._loop is None:
+            raise BrokerClosed(ENDED)  # before it was ever entered
         if self._state != "new":
             raise RuntimeError("a subscription is entered once; ask the coordinator for another")
         self._state = "entering"
