@@ -40,7 +40,7 @@ class ToyBackend:
         self._events = EventStream()
         self._loop: asyncio.AbstractEventLoop
 
-    messenger = None  # the port Backend begins here; messages it has none
+    messenger = store = None  # the ports for messages and for sessions: it has neither
 
     @property
     def capabilities(self) -> frozenset[Capability]:

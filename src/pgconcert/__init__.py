@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .backend import Backend, Health, Holder, LinkHealth
+from .backend import Backend, Health, Holder, LinkHealth, SessionHealth
 from .channel_lock import AsyncChannelLock
 from .coordinator import AsyncCoordinator
 from .errors import (
@@ -14,12 +14,15 @@ from .errors import (
     DecodeFailed,
     EmbeddedServerError,
     GivenUp,
+    GroupNotEmpty,
+    GuardRefused,
     HoldLost,
     KeyInvalid,
     LinkLost,
     ListenerOverflow,
     LockBudgetExceeded,
     LockLost,
+    MemberExists,
     MessagesLost,
     NotHeld,
     NotifyQueueFull,
@@ -34,8 +37,10 @@ from .errors import (
     RequestFailed,
     RequestTimeout,
     SchemaMissing,
+    SessionLost,
     StandbyRefused,
     StatementFailed,
+    Stopped,
     Unavailable,
     WouldDeadlock,
 )
@@ -51,39 +56,66 @@ from .pubsub.pings import Reconnected
 from .pubsub.protocols import Broker, Channel, Publisher, Subscriber
 from .pubsub.subscription import AsyncSubscription
 from .shutdown import Shutdown, graceful_shutdown
+from .store import SessionInfo, Store
 
 if TYPE_CHECKING:
     from .blocking import (
+        Candidacy,
+        Changes,
         ChannelLock,
         Coordinator,
+        Election,
         FanOut,
         FanOutSubscription,
+        Group,
         Hold,
+        JobHold,
+        JobLock,
+        Joining,
+        Leadership,
         Listening,
         Lock,
         LockSet,
+        Membership,
         Semaphore,
         Subscription,
     )
+    from .election import AsyncCandidacy, AsyncElection, AsyncLeadership
+    from .groups import AsyncGroup, AsyncJoining, AsyncMembership
+    from .jobs import AsyncJobHold, AsyncJobLock, JobHolder, JobLockState
+    from .members import Member, MemberChange
     from .pubsub.codec import Codec
     from .pubsub.fanout import AsyncFanOut, AsyncFanOutSubscription, FanOutStatistics
+    from .terms import Leader, LeaderChange
+    from .watching import AsyncChanges
 
 __all__ = [
     "PING_CHANNEL",
     "AcquireTimeout",
+    "AsyncCandidacy",
+    "AsyncChanges",
     "AsyncChannelLock",
     "AsyncCoordinator",
+    "AsyncElection",
     "AsyncFanOut",
     "AsyncFanOutSubscription",
+    "AsyncGroup",
     "AsyncHold",
+    "AsyncJobHold",
+    "AsyncJobLock",
+    "AsyncJoining",
+    "AsyncLeadership",
     "AsyncListening",
     "AsyncLock",
     "AsyncLockSet",
+    "AsyncMembership",
     "AsyncSemaphore",
     "AsyncSubscription",
     "Backend",
     "Broker",
     "BrokerClosed",
+    "Candidacy",
+    "Changes",
     "Channel",
     "ChannelInvalid",
     "ChannelLock",
@@ -93,19 +125,31 @@ __all__ = [
     "Coordinator",
     "CoordinatorClosed",
     "DecodeFailed",
+    "Election",
     "EmbeddedServerError",
     "FanOut",
     "FanOutStatistics",
     "FanOutSubscription",
     "Gap",
     "GivenUp",
+    "Group",
+    "GroupNotEmpty",
+    "GuardRefused",
     "Handler",
     "Health",
     "Hearing",
     "Hold",
     "HoldLost",
     "Holder",
+    "JobHold",
+    "JobHolder",
+    "JobLock",
+    "JobLockState",
+    "Joining",
     "KeyInvalid",
+    "Leader",
+    "LeaderChange",
+    "Leadership",
     "LinkHealth",
     "LinkLost",
     "ListenerOverflow",
@@ -114,6 +158,10 @@ __all__ = [
     "LockBudgetExceeded",
     "LockLost",
     "LockSet",
+    "Member",
+    "MemberChange",
+    "MemberExists",
+    "Membership",
     "Message",
     "MessagesLost",
     "Messenger",
@@ -133,9 +181,14 @@ __all__ = [
     "RequestTimeout",
     "SchemaMissing",
     "Semaphore",
+    "SessionHealth",
+    "SessionInfo",
+    "SessionLost",
     "Shutdown",
     "StandbyRefused",
     "StatementFailed",
+    "Stopped",
+    "Store",
     "Subscriber",
     "Subscription",
     "SubscriptionStatistics",
@@ -163,6 +216,30 @@ _WHEN_NEEDED = {
     "AsyncFanOutSubscription": ".pubsub.fanout",
     "FanOutStatistics": ".pubsub.fanout",
     "Codec": ".pubsub.codec",
+    "Candidacy": ".blocking",
+    "Changes": ".blocking",
+    "Election": ".blocking",
+    "Group": ".blocking",
+    "JobHold": ".blocking",
+    "JobLock": ".blocking",
+    "Joining": ".blocking",
+    "Leadership": ".blocking",
+    "Membership": ".blocking",
+    "AsyncCandidacy": ".election",
+    "AsyncElection": ".election",
+    "AsyncLeadership": ".election",
+    "AsyncGroup": ".groups",
+    "AsyncJoining": ".groups",
+    "AsyncMembership": ".groups",
+    "AsyncJobHold": ".jobs",
+    "AsyncJobLock": ".jobs",
+    "JobHolder": ".jobs",
+    "JobLockState": ".jobs",
+    "Member": ".members",
+    "MemberChange": ".members",
+    "Leader": ".terms",
+    "LeaderChange": ".terms",
+    "AsyncChanges": ".watching",
 }
 """Whoever has an event loop does not pay for the words of threads, and hardly anybody for all of them."""
 

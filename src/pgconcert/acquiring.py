@@ -30,7 +30,7 @@ _FOR_EVER: Final = 10**9
 class Register:
     """What the locks of one coordinator share: the port, the loop, and which task is inside the scope of what."""
 
-    __slots__ = ("locker", "loop", "scopes", "state")
+    __slots__ = ("locker", "loop", "make", "scopes", "state")
 
     def __init__(
         self,
@@ -38,11 +38,14 @@ class Register:
         loop: asyncio.AbstractEventLoop,
         state: Callable[[], str],
         scopes: Scopes | None = None,
+        make: type[Claim] = Claim,
     ) -> None:
         self.locker = locker
         self.loop = loop
         self.state = state
         self.scopes = scopes or Scopes("task", asyncio.Task.get_name)
+        self.make = make
+        """What a claim is, for this locker."""
 
     def here(self) -> None:
         """Raise unless this is the event loop of the coordinator: messages do not cross between loops by themselves."""
@@ -80,7 +83,7 @@ class Register:
                 scopes.begin_wait(who, key, shared)
                 waits = who
         future: asyncio.Future[bool] = loop.create_future()
-        claim = Claim(key, future, wait=timeout != 0, shared=shared)
+        claim = self.make(key, future, wait=timeout != 0, shared=shared)
         self.locker.acquire(claim)
         timer = loop.call_later(timeout, _expire, future) if timeout else None
         try:

@@ -1,6 +1,6 @@
 """The ports: what a primitive asks of a backend, and the words of that conversation. No backend stands here.
 
-The port for locks is here, the one for messages in ``messenger.py``.
+The port for locks is here, the one for messages in ``messenger.py``, the one for sessions in ``store.py``.
 
 Every request is a *message*: the caller hands it in and waits on a waiter of its own; it may leave at any instant by
 ``withdraw``, and the backend undoes what it may have granted. No method of a ``Locker`` waits, and none raises for what
@@ -25,6 +25,7 @@ from .events import EventStream
 from .hold import Grant, Waiter
 from .keys import LockKey
 from .messenger import Hearing, Messenger
+from .store import Store
 
 __all__ = [
     "Backend",
@@ -38,15 +39,17 @@ __all__ = [
     "LinkHealth",
     "Locker",
     "Options",
+    "SessionHealth",
 ]
 
 WAITING: Final = 0
 GRANTED: Final = 1
 DONE: Final = 2
 
-Capability = Literal["exclusion", "processes", "shared", "semaphores", "messages", "payloads", "claims"]
+Capability = Literal["exclusion", "processes", "shared", "semaphores", "messages", "payloads", "claims", "sessions"]
 """What a backend can do: keep claims apart at all, also between processes; shared locks; semaphores; carry messages;
-also those too large for a notification (``spill``, ``fetch``); let one process handle a message (``claim``)."""
+also those too large for a notification (``spill``, ``fetch``); let one process handle a message (``claim``); keep
+sessions, and what hangs on them (``store.py``)."""
 
 
 class Claim(Grant):
@@ -165,6 +168,18 @@ class LinkHealth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionHealth:
+    """One session of ours; times in seconds. ``id`` is ``None`` while it is being started; ``holds`` hang on it; it is
+    trusted for ``trusted_for`` more, if no heartbeat is answered."""
+
+    id: int | None
+    ttl: float
+    interval: float
+    holds: int
+    trusted_for: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """How a coordinator is. ``ready`` means that no link that is needed is down."""
 
@@ -174,6 +189,7 @@ class Health:
     locks_waited_for: int
     lock_budget: int | None
     hearing: Hearing | None = None
+    sessions: tuple[SessionHealth, ...] = ()
 
 
 class Backend(Protocol):
@@ -192,6 +208,12 @@ class Backend(Protocol):
     @property
     def messenger(self) -> Messenger | None:
         """The port for messages. There from ``open`` on, if ``messages`` is among the capabilities."""
+        ...
+
+    @property
+    def store(self) -> Store | None:
+        """The port for sessions and what hangs on them. There from ``open`` on, if ``sessions`` is among the
+        capabilities."""
         ...
 
     async def open(self, events: EventStream) -> None:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from .errors import ConfigurationError
 
-__all__ = ["Clock", "FakeClock", "RealClock", "Timer"]
+__all__ = ["Clock", "FakeClock", "RealClock", "SuspendClock", "Timer"]
 
 
 class Timer(Protocol):
@@ -71,6 +71,26 @@ class _Due:
 
 def _nothing() -> None:
     pass
+
+
+class SuspendClock:
+    """The machine's clock that goes on while the machine is suspended, where there is one (Linux); elsewhere the
+    monotonic clock. A call that falls due during a suspension comes some time after it."""
+
+    def now(self) -> float:
+        """The time in seconds."""
+        return _with_suspension()
+
+    def call_at(self, when: float, callback: Callable[[], object], /) -> Timer:
+        """Call ``callback`` at that time, on the running event loop."""
+        return asyncio.get_running_loop().call_later(max(0.0, when - _with_suspension()), callback)
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+_with_suspension = _boottime if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 
 
 class FakeClock:

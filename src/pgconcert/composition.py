@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable
-from typing import Any, Final, Generic, Literal, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
 from .acquiring import check_timeout, is_number
 from .backend import Backend, Capability, Health, Options
@@ -12,10 +14,14 @@ from .backends import backend_for
 from .conninfo import Address
 from .errors import ConfigurationError, CoordinatorClosed, given
 from .events import EventStream
+from .identity import default_name
 from .keys import KeySpace, LockKey
 from .locksets import in_order
 from .postgres.onconnection import notify_on, send_listener_ping
 from .pubsub.messaging import Settings
+
+if TYPE_CHECKING:
+    from .sessions.engine import Sessions
 
 __all__ = ["Composition"]
 
@@ -57,6 +63,8 @@ class Composition(Generic[R]):
         ping_grace: float,
         ping_connection: Any,
         spill_ttl: float,
+        watchdog: bool,
+        data: Any,
         backend: Backend | None,
     ) -> None:
         self._keys = KeySpace(namespace)
@@ -77,6 +85,13 @@ class Composition(Generic[R]):
             )
         if migrate is not True and migrate is not False:
             raise ConfigurationError(f"migrate must be True or False, not {given(migrate)}")
+        if watchdog is not True and watchdog is not False:
+            raise ConfigurationError(f"watchdog must be True or False, not {given(watchdog)}")
+        self._about = None if data is None else _as_json(data)
+        self._watchdog = watchdog
+        self._called = name or default_name()
+        self._network_timeout = float(network_timeout)
+        self._sessions: Sessions | None = None
         self._settings = Settings(
             ping_interval=ping_interval,
             ping_grace=ping_grace,
@@ -121,7 +136,33 @@ class Composition(Generic[R]):
     def health(self) -> Health:
         """How the links and locks are now. Sends nothing."""
         self._open_register()
-        return self._backend.health()
+        health = self._backend.health()
+        return health if self._sessions is None else replace(health, sessions=self._sessions.health())
+
+    @property
+    def identity(self) -> str:
+        """Who we are among those who hold something by a session: a uuid, made when it was opened, and the host."""
+        self._checked("sessions")
+        assert self._sessions is not None
+        return self._sessions.identity
+
+    def _make_sessions(self, backend: Backend) -> Sessions | None:
+        """The engine of sessions over the store of a backend, if it has one; on the loop of the backend."""
+        from .sessions.engine import Sessions
+
+        if "sessions" not in self._capabilities or (store := backend.store) is None:
+            return None
+        return Sessions(
+            store,
+            backend.messenger if "messages" in self._capabilities else None,
+            asyncio.get_running_loop(),
+            self.events,
+            namespace=self._keys.namespace,
+            application=self._called,
+            data=self._about,
+            watchdog=self._watchdog,
+            network_timeout=self._network_timeout,
+        )
 
     def _begin_to_open(self) -> None:
         if self._state != "new":
@@ -144,9 +185,11 @@ class Composition(Generic[R]):
     def _checked(self, needed: Capability | None) -> R:
         """The register, if it is open and its backend can do what is needed."""
         if needed is not None and needed not in self._capabilities:
-            what = {"shared": "shared locks", "messages": "messages: it can neither publish nor listen"}.get(
-                needed, needed
-            )
+            what = {
+                "shared": "shared locks",
+                "messages": "messages: it can neither publish nor listen",
+                "sessions": "sessions: it keeps neither job locks nor elections nor groups",
+            }.get(needed, needed)
             raise ConfigurationError(f"the backend {type(self._given).__name__} has no {what}")
         register = self._register
         if register is None or self._forks != _forks:
@@ -172,14 +215,23 @@ class Composition(Generic[R]):
             )
         return register
 
-    def _describe_links(self) -> str:
-        links = [link for link in self._backend.health().links if link.role == "lock"]
+    def _describe_links(self, role: str = "lock") -> str:
+        links = [link for link in self._backend.health().links if link.role == role]
         if not links or any(link.state == "ready" for link in links):
             return ""
         return f"there is no connection to the server: {links[0].last_error or links[0].state}"
 
+    def _describe_work(self) -> str:
+        return self._describe_links("work")
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._state}>"
+
+
+def _as_json(data: object) -> str | None:
+    from .sessions.register import as_json
+
+    return as_json(data, "data of a coordinator")
 
 
 def seconds(timeout: float | None) -> float | None:

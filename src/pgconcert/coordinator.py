@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from .acquiring import Register
 from .backend import Backend
@@ -17,11 +17,17 @@ from .hold import AsyncHold, OnLost
 from .locks import AsyncLock, AsyncSemaphore
 from .locksets import AsyncLockSet
 from .pubsub.messaging import AsyncMessaging, Messages
+from .sessions.verbs import AsyncHolding
+
+if TYPE_CHECKING:
+    from .enginethread import ThreadedBackend
+    from .sessions.crossed import CrossedSessions
+    from .sessions.register import SessionRegister
 
 __all__ = ["AsyncCoordinator"]
 
 
-class AsyncCoordinator(Composition[Register], AsyncMessaging):
+class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding):
     """The one object of a program that coordinates. Use it as ``async with``, or ``open()`` and ``close()``.
 
     :param address: a connection string (libpq URL or key=value; SQLAlchemy's ``postgresql+driver://`` too), a callable
@@ -47,6 +53,8 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging):
     :param ping_connection: ``"own"`` sends pings on a link of ours; a psycopg or asyncpg connection: there; ``None``:
         somebody else sends them (``send_listener_ping``).
     :param spill_ttl: seconds for which large payloads are kept for those who listen.
+    :param watchdog: name what blocked the event loop when a heartbeat is late (``HeartbeatLate``), by a thread.
+    :param data: anything with a JSON form, shown beside our sessions (``pgconcert status``).
     :param backend: a backend of your own instead of PostgreSQL; the parameters of connections are then unused.
     """
 
@@ -68,6 +76,8 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging):
         ping_grace: float = 420.0,
         ping_connection: Any = "own",
         spill_ttl: float = 3600.0,
+        watchdog: bool = False,
+        data: Any = None,
         backend: Backend | None = None,
     ) -> None:
         if engine not in ("loop", "thread"):
@@ -87,14 +97,18 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging):
             ping_grace=ping_grace,
             ping_connection=ping_connection,
             spill_ttl=spill_ttl,
+            watchdog=watchdog,
+            data=data,
             backend=backend,
         )
+        self._threaded: ThreadedBackend | None = None
         if engine == "thread":
             from .enginethread import ThreadedBackend
 
-            self._backend = ThreadedBackend(self._given)
+            self._backend = self._threaded = ThreadedBackend(self._given)
         self._by_key: dict[int, AsyncHold] = {}
         self._open_messages: Messages | None = None
+        self._session_register: SessionRegister[Register] | None = None
         self._closing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -105,10 +119,18 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging):
         except BaseException:
             self._state = "closed"
             raise
-        if self._state != "opening":
-            await self._backend.close()
-            raise CoordinatorClosed("this coordinator was closed while it was being opened")
         register = Register(self._backend.locker, asyncio.get_running_loop(), self._describe_links)
+        try:
+            self._session_register = await self._open_sessions(register)
+            if self._state != "opening":
+                raise CoordinatorClosed("this coordinator was closed while it was being opened")
+        except BaseException:
+            self._state = "closed"
+            try:
+                await self._close_sessions()
+            finally:
+                await self._backend.close()
+            raise
         messenger = self._backend.messenger
         if messenger is not None:
             self._open_messages = Messages(
@@ -154,7 +176,43 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging):
         finally:
             self._shut()
             self._open_messages = None  # it refers to us, and a circle would live on until it is collected
-            await self._backend.close()
+            try:
+                await self._close_sessions()
+            finally:
+                await self._backend.close()
+
+    async def _open_sessions(self, register: Register) -> SessionRegister[Register] | None:
+        from .sessions.claims import SessionClaim
+        from .sessions.register import SessionPort, SessionRegister
+
+        port: SessionPort | None
+        if self._threaded is not None:
+            from .sessions.crossed import crossed_sessions
+
+            sessions, port = await self._threaded.build(self._make_sessions, crossed_sessions)
+        else:
+            sessions = port = self._make_sessions(self._backend)
+        self._sessions = sessions
+        if port is None:
+            return None
+        waits = Register(port, register.loop, self._describe_work, register.scopes, SessionClaim)
+        return SessionRegister(waits, port, self._keys, self.events)
+
+    async def _close_sessions(self) -> None:
+        sessions, register = self._sessions, self._session_register
+        self._sessions = self._session_register = None
+        if sessions is None or register is None:
+            return
+        if self._threaded is not None:
+            cast("CrossedSessions", register.sessions).closed = True
+            await self._threaded.there(sessions.close)
+        else:
+            await sessions.close()
+
+    def _holding(self) -> SessionRegister[Register]:
+        self._checked("sessions")
+        assert self._session_register is not None
+        return self._session_register
 
     def _messages(self) -> Messages:
         messages = self._open_messages

@@ -14,7 +14,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from .backend import Backend, Capability, Health
@@ -27,6 +27,7 @@ from .offloop import off_loop
 __all__ = ["EngineThread", "ThreadedBackend"]
 
 T = TypeVar("T")
+W = TypeVar("W")
 
 
 class EngineThread:
@@ -128,6 +129,8 @@ class ThreadedBackend:
         self._engine: EngineThread | None = None
         self.locker: CrossedLocker
         self.messenger: CrossedMessenger | None = None
+        self.store = None
+        """Spoken to on the engine thread alone, by whatever was built there."""
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -149,6 +152,22 @@ class ThreadedBackend:
         self.locker = CrossedLocker(self._backend.locker, self._engine.crossing, back)
         if "messages" in self.capabilities and (messenger := self._backend.messenger) is not None:
             self.messenger = CrossedMessenger(messenger, self._engine.crossing, back)
+
+    async def build(self, make: Callable[[Backend], T], wrap: Callable[[T, Crossing, Crossing], W]) -> tuple[T, W]:
+        """Make something on the engine thread out of the backend there, and what stands for it here."""
+        assert self._engine is not None
+
+        async def made() -> T:
+            return make(self._backend)
+
+        there = await self._engine.run(made())
+        return there, wrap(there, self._engine.crossing, Crossing(asyncio.get_running_loop()))
+
+    async def there(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine on the engine, behind all that has crossed so far, and wait for it."""
+        assert self._engine is not None
+        await self._passed()
+        return await self._engine.run(work())
 
     async def close(self) -> None:
         """Close the backend there and leave the thread."""

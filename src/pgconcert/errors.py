@@ -31,7 +31,12 @@ The families follow what the caller can do next::
     ├── WouldDeadlock (RuntimeError)      the caller would wait for itself, alone or in a cycle of tasks
     ├── NotHeld (RuntimeError)            releasing what is not yours
     ├── HoldLost                          you had it; now somebody else may; ``.key`` ``.reason``
-    │   └── LockLost                      its connection died
+    │   ├── LockLost                      its connection died
+    │   ├── SessionLost                   its session was not renewed in time, or it was taken away
+    │   └── GuardRefused                  a guarded transaction must not commit: the hold is not ours any more
+    ├── MemberExists                      somebody else is a member of the group with this id
+    ├── GroupNotEmpty                     a group that has members cannot be deleted
+    ├── Stopped (RuntimeError)            a wait for a job lock or a leadership whose ``stop`` was called
     └── CoordinatorClosed (RuntimeError)  used before ``open``, after ``close``, or after a fork
         └── BrokerClosed                  publishing, subscribing or receiving when the coordinator is closed
 
@@ -50,12 +55,15 @@ __all__ = [
     "DecodeFailed",
     "EmbeddedServerError",
     "GivenUp",
+    "GroupNotEmpty",
+    "GuardRefused",
     "HoldLost",
     "KeyInvalid",
     "LinkLost",
     "ListenerOverflow",
     "LockBudgetExceeded",
     "LockLost",
+    "MemberExists",
     "MessagesLost",
     "NotHeld",
     "NotifyQueueFull",
@@ -70,8 +78,10 @@ __all__ = [
     "RequestFailed",
     "RequestTimeout",
     "SchemaMissing",
+    "SessionLost",
     "StandbyRefused",
     "StatementFailed",
+    "Stopped",
     "Unavailable",
     "WouldDeadlock",
 ]
@@ -243,6 +253,26 @@ class HoldLost(PgconcertError):
 
 class LockLost(HoldLost):
     """The connection that carried the lock died, and the server freed the lock."""
+
+
+class SessionLost(HoldLost):
+    """The session was not renewed in time, or what hung on it was taken away (``revoke``)."""
+
+
+class GuardRefused(HoldLost):
+    """The hold that guards this transaction is not ours any more, or cannot be proven to be: roll it back."""
+
+
+class MemberExists(PgconcertError):
+    """A living session is a member of the group with this id. Leave there first, or join with another id."""
+
+
+class GroupNotEmpty(PgconcertError):
+    """The group has members that live, so it cannot be deleted."""
+
+
+class Stopped(PgconcertError, RuntimeError):
+    """The caller waited for a job lock or a leadership, and ``stop`` was called on its object."""
 
 
 class CoordinatorClosed(PgconcertError, RuntimeError):

@@ -73,6 +73,10 @@ class Grant:
         if self.over or self.reason is not None:
             return False
         self.reason = reason
+        self._tell_loss(noted)
+        return True
+
+    def _tell_loss(self, noted: Callable[[], None] | None) -> None:
         if noted is not None:
             noted()
         for watcher in list(self.watchers or ()):
@@ -80,7 +84,6 @@ class Grant:
         scope = self.scope() if self.scope is not None else None
         if scope is not None:
             scope.tell_loss()
-        return True
 
     def forked(self) -> None:
         """In a forked child: it is lost, and so is a set that it belongs to. Nobody is told, for the loop is the
@@ -234,16 +237,20 @@ class AsyncHold(Held):
     async def release(self) -> None:
         """Give it back; when this returns, the server has freed it.
 
-        Releasing again, or after a loss, does nothing. If the caller is cancelled meanwhile, the release goes on.
+        Releasing again, or after a loss, does nothing; ``HoldLost`` if the server says that it was not ours. If the
+        caller is cancelled meanwhile, the release goes on.
         """
         self._here()
         if not self._to_be_given_back:
             return
         grant = self._grant
         grant.over = True
+        held = grant.reason is None
         waiter: asyncio.Future[bool] = self._loop.create_future()
         self._release(grant, waiter)
         await waiter
+        if held:
+            self.check()  # the server may say that it was not ours any more
 
     def _here(self) -> None:
         if asyncio.get_running_loop() is not self._loop:

@@ -133,6 +133,12 @@ class KeySpace:
             )
         return LockKey(name, value)
 
+    def digest(self, encoded: bytes) -> int:
+        """64 bits of something else that has a name in this namespace, for the bookkeeping of one process."""
+        state = self._base.copy()
+        state.update(encoded)
+        return int.from_bytes(state.digest(), "big", signed=True)
+
     def semaphore(self, name: str, permits: int) -> LockKey:
         """Check the name and the permits of a semaphore and derive its 64 bits. Raises ``KeyInvalid``."""
         called: object = permits

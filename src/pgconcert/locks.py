@@ -49,7 +49,7 @@ class AsyncLock(Acquirable):
         register = self._register
         register.here()
         future: asyncio.Future[bool] = register.loop.create_future()
-        claim = Claim(self._key, future, wait=False, shared=self._shared)
+        claim = register.make(self._key, future, wait=False, shared=self._shared)
         register.locker.acquire(claim)
         try:
             granted = await future

@@ -127,6 +127,7 @@ class Played:
     def __init__(self, *heard: str) -> None:
         self.locker = Locks()
         self.messenger = Messages(*heard)
+        self.store = None
 
     @property
     def capabilities(self) -> frozenset[Capability]:

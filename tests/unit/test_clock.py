@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pgconcert.clock import FakeClock, RealClock
+from pgconcert.clock import FakeClock, RealClock, SuspendClock
 from pgconcert.errors import ConfigurationError
 from pgconcert.testing import eventually_async
 
@@ -121,3 +121,26 @@ async def test_the_real_clock_calls_on_the_loop_that_asked() -> None:
     clock.call_at(due, lambda: note("past"))
     await eventually_async(lambda: len(seen) == 2)
     assert seen == [("due", True), ("past", True)]
+
+
+suspended = pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="no clock here counts suspend")
+
+
+@suspended
+def test_a_suspension_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, right = SuspendClock(), time.clock_gettime
+    before = clock.now()
+    monkeypatch.setattr(time, "clock_gettime", lambda which: right(which) + 3600 * (which == time.CLOCK_BOOTTIME))
+    assert before + 3600 <= clock.now() <= right(time.CLOCK_BOOTTIME) + 3600
+
+
+@suspended
+async def test_a_call_that_fell_due_during_a_suspension_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, right, came = SuspendClock(), time.clock_gettime, asyncio.Event()
+    due = clock.now() + 3600
+    clock.call_at(due, came.set).cancel()
+    await asyncio.sleep(0)
+    assert not came.is_set()
+    monkeypatch.setattr(time, "clock_gettime", lambda which: right(which) + 3600 * (which == time.CLOCK_BOOTTIME))
+    clock.call_at(due, came.set)
+    await came.wait()

@@ -56,6 +56,7 @@ class Slow:
     """A backend that opens when the test says so, on whatever loop it is asked."""
 
     messenger = None
+    store = None
 
     def __init__(self) -> None:
         self.locker = Silent()

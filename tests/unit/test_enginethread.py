@@ -83,6 +83,7 @@ class OneBackend:
     """A backend that notes where it is opened and closed."""
 
     messenger = None
+    store = None
 
     def __init__(self, error: Exception | None = None) -> None:
         self.one = Locker()

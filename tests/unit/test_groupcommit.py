@@ -261,7 +261,8 @@ async def test_a_request_made_while_answers_are_told_leaves_next() -> None:
     assert group.idle
 
 
-async def test_a_reader_that_raises_does_not_stop_the_link() -> None:
+async def test_what_a_reader_cannot_read_is_taken_back() -> None:
+    """Its link dies of it. Until then nothing else is sent."""
     told = Told("try")
     wire, [group] = world(told)
 
@@ -271,11 +272,27 @@ async def test_a_reader_that_raises_does_not_stop_the_link() -> None:
     told.verb.answered = broken
     group.ask(1)
     group.ask(2)
-    try:
+    with pytest.raises(RuntimeError, match="a defect of the owner"):
         wire.answer()
-    except RuntimeError:
-        pass  # the link reports it and goes on
     await asyncio.sleep(0)
+    assert len(wire.sent) == 1
+    sent, unsent = group.take_back()
+    assert (list(sent), list(unsent)) == ([1], [2])
+    assert group.idle
+
+
+async def test_what_ends_a_program_passes_the_turn_on() -> None:
+    told = Told("try")
+    wire, [group] = world(told)
+
+    def interrupted(batch: Sequence[int], rows: Rows) -> None:
+        raise KeyboardInterrupt
+
+    told.verb.answered = interrupted
+    group.ask(1)
+    group.ask(2)
+    with pytest.raises(KeyboardInterrupt):
+        wire.answer()
     assert len(wire.sent) == 2
 
 

@@ -55,6 +55,7 @@ Batch = list[tuple[str, str]]
 class Wire:
     def __init__(self, utf8: bool) -> None:
         self.utf8 = utf8
+        self.named = True
         self.batches: list[list[tuple[str, str]]] = []
         self.owed: list[Reply] = []
         self.dead: str | None = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 import pytest
 
-from pgconcert import AsyncCoordinator, CoordinatorClosed, LockLost, WouldDeadlock
+from pgconcert import AsyncCoordinator, ConfigurationError, Coordinator, CoordinatorClosed, LockLost, WouldDeadlock
 from pgconcert.events import HoldBroken, HoldDropped, LockAcquired, LockReleased
 from pgconcert.memory.null import NullBackend
 from pgconcert.testing import eventually_async
@@ -50,6 +51,40 @@ async def test_max_locks_means_nothing() -> None:
     async with AsyncCoordinator("null://", max_locks=1) as c:
         async with c.lock("a"), c.lock("b"):
             assert (c.health().locks_held, c.health().lock_budget) == (2, None)
+
+
+WITHOUT = "the backend NullBackend has no sessions: it keeps neither job locks nor elections nor groups"
+
+
+@pytest.mark.parametrize("engine", ["loop", "thread"])
+async def test_what_hangs_on_sessions_is_refused(engine: Any) -> None:
+    async def never(hold: object) -> None:
+        raise AssertionError("it ran")
+
+    async with AsyncCoordinator("null://", engine=engine) as c:
+        for make in (c.job_lock, c.election, c.group):
+            with pytest.raises(ConfigurationError, match=WITHOUT):
+                make("a")
+        for ask in (c.groups, c.sessions, lambda: c.run_in_job_lock("a", never)):
+            with pytest.raises(ConfigurationError, match=WITHOUT):
+                await ask()
+        with pytest.raises(ConfigurationError, match=WITHOUT):
+            _ = c.identity
+        assert c.health().sessions == ()
+
+
+def test_what_hangs_on_sessions_is_refused_to_threads_too() -> None:
+    with Coordinator("null://") as c:
+        for call in (
+            lambda: c.job_lock("a"),
+            lambda: c.election("a"),
+            lambda: c.group("a"),
+            lambda: c.run_in_job_lock("a", print),
+            c.groups,
+            c.sessions,
+        ):
+            with pytest.raises(ConfigurationError, match=WITHOUT):
+                call()
 
 
 async def test_the_end_of_the_coordinator() -> None:

@@ -6,22 +6,35 @@ a test compares them. The links live on the engine thread of the process (``engi
 
 from .channel_lock import ChannelLock
 from .coordinator import Coordinator
+from .election import Candidacy, Election, Leadership
 from .fanout import FanOut, FanOutSubscription
+from .groups import Group, Joining, Membership
 from .hold import Hold
+from .jobs import JobHold, JobLock
 from .listening import Listening
 from .locks import Lock, Semaphore
 from .locksets import LockSet
 from .subscription import Subscription
+from .watching import Changes
 
 __all__ = [
+    "Candidacy",
+    "Changes",
     "ChannelLock",
     "Coordinator",
+    "Election",
     "FanOut",
     "FanOutSubscription",
+    "Group",
     "Hold",
+    "JobHold",
+    "JobLock",
+    "Joining",
+    "Leadership",
     "Listening",
     "Lock",
     "LockSet",
+    "Membership",
     "Semaphore",
     "Subscription",
 ]

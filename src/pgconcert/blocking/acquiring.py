@@ -51,16 +51,25 @@ class _Wait(Call[bool]):
 class Register:
     """What the locks of one coordinator share: the way to the engine, the port, and which thread is inside what."""
 
-    __slots__ = ("crossing", "engine", "locker", "on_engine", "scopes", "state")
+    __slots__ = ("crossing", "engine", "locker", "make", "on_engine", "scopes", "state")
 
-    def __init__(self, engine: Engine, locker: Locker, state: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        locker: Locker,
+        state: Callable[[], str],
+        scopes: Scopes | None = None,
+        make: type[Claim] = Claim,
+    ) -> None:
         self.engine = engine
         self.crossing = engine.crossing
         self.locker = locker
         self.state = state
-        self.scopes = Scopes("thread", _name)
+        self.make = make
+        """What a claim is, for this locker."""
+        self.scopes = scopes or Scopes("thread", _name)
         """Touched on the engine only."""
-        self.on_engine = acquiring.Register(locker, engine.loop, state, self.scopes)
+        self.on_engine = acquiring.Register(locker, engine.loop, state, self.scopes, make)
         """For what takes several steps, and runs on the engine."""
 
     def scoped(self, grant: Grant, thread: threading.Thread, inside: bool) -> None:
@@ -97,7 +106,7 @@ class Register:
         not_in_a_loop(_TWIN)
         thread = threading.current_thread()
         wait = _Wait()
-        claim = Claim(key, wait, wait=timeout != 0, shared=shared)
+        claim = self.make(key, wait, wait=timeout != 0, shared=shared)
         post = self.crossing.post
         try:
             if not post(lambda: self._ask(claim, wait, thread)):

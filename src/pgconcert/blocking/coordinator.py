@@ -7,7 +7,7 @@ import contextlib
 import weakref
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from ..backend import Backend
 from ..composition import Composition, seconds
@@ -17,10 +17,15 @@ from .acquiring import Register
 from .channel_lock import ChannelLock
 from .engine import Engine, not_in_a_loop
 from .hold import Hold
+from .holding import Holding
 from .locks import Lock, Semaphore
 from .locksets import LockSet
 from .mail import Messages
 from .messaging import Messaging
+
+if TYPE_CHECKING:
+    from ..sessions.engine import Sessions
+    from ..sessions.register import SessionRegister
 
 __all__ = ["Coordinator"]
 
@@ -29,7 +34,7 @@ _FAREWELL: Final = 3.0
 _MOST_THREADS: Final = 1000
 
 
-class Coordinator(Composition[Register], Messaging):
+class Coordinator(Composition[Register], Messaging, Holding):
     """The one object of a program that coordinates. Use it as ``with``, or ``open()`` and ``close()``.
 
     :param address: a connection string (libpq URL or key=value; SQLAlchemy's ``postgresql+driver://`` too), a callable
@@ -53,6 +58,8 @@ class Coordinator(Composition[Register], Messaging):
     :param ping_connection: ``"own"`` sends pings on a link of ours; a psycopg connection: there; ``None``: somebody
         else sends them (``send_listener_ping``).
     :param spill_ttl: seconds for which large payloads are kept for those who listen.
+    :param watchdog: name what blocked the engine's loop when a heartbeat is late (``HeartbeatLate``), by a thread.
+    :param data: anything with a JSON form, shown beside our sessions (``pgconcert status``).
     :param handler_threads: how many threads run the handlers of ``listen`` and the hooks of ``on_reconnect``, at most.
     :param backend: a backend of your own instead of PostgreSQL; the parameters of connections are then unused.
 
@@ -79,6 +86,8 @@ class Coordinator(Composition[Register], Messaging):
         ping_grace: float = 420.0,
         ping_connection: Any = "own",
         spill_ttl: float = 3600.0,
+        watchdog: bool = False,
+        data: Any = None,
         handler_threads: int = 8,
         backend: Backend | None = None,
     ) -> None:
@@ -99,10 +108,13 @@ class Coordinator(Composition[Register], Messaging):
             ping_grace=ping_grace,
             ping_connection=ping_connection,
             spill_ttl=spill_ttl,
+            watchdog=watchdog,
+            data=data,
             backend=backend,
         )
         self._handler_threads = handler_threads
         self._open_messages: Messages | None = None
+        self._session_register: SessionRegister[Register] | None = None
         self._by_key: dict[int, Hold] = {}
 
     def open(self) -> None:
@@ -116,6 +128,7 @@ class Coordinator(Composition[Register], Messaging):
             if self._state != "opening":
                 raise CoordinatorClosed("this coordinator was closed while it was being opened")
             register = Register(engine, self._backend.locker, self._describe_links)
+            self._session_register = self._open_sessions(engine, register)
             messenger = self._backend.messenger
             if messenger is not None:
                 self._open_messages = Messages(
@@ -161,6 +174,7 @@ class Coordinator(Composition[Register], Messaging):
                 failure = error
         # noted at its end, so that whoever was interrupted on the way finds it as it was
         self._register = None
+        self._session_register = None
         self._open_messages = None
         self._state = "closed"
         _open.discard(self)
@@ -172,7 +186,31 @@ class Coordinator(Composition[Register], Messaging):
             if self._open_messages is not None:
                 await self._open_messages.close()
         finally:
-            await self._backend.close()
+            sessions, self._sessions = self._sessions, None
+            try:
+                if sessions is not None:
+                    await sessions.close()
+            finally:
+                await self._backend.close()
+
+    def _open_sessions(self, engine: Engine, register: Register) -> SessionRegister[Register] | None:
+        from ..sessions.claims import SessionClaim
+        from ..sessions.register import SessionRegister
+
+        async def made() -> Sessions | None:
+            return self._make_sessions(self._backend)
+
+        sessions: Sessions | None = engine.run(made)
+        self._sessions = sessions
+        if sessions is None:
+            return None
+        waits = Register(engine, sessions, self._describe_work, register.scopes, SessionClaim)
+        return SessionRegister(waits, sessions, self._keys, self.events)
+
+    def _holding(self) -> SessionRegister[Register]:
+        self._checked("sessions")
+        assert self._session_register is not None
+        return self._session_register
 
     def _messages(self) -> Messages:
         if self._state != "closed":

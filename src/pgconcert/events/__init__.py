@@ -2,7 +2,8 @@
 
 Logs, metrics, traces and tests read the same stream; nothing in the machinery knows its readers. A record says in
 words what happened (``str(event)``) and carries the numbers as fields. The stream (``stream.py``), and what happens to
-connections (``links.py``), to locks (``locks.py``) and to messages (``messages.py``).
+connections (``links.py``), to locks (``locks.py``), to messages (``messages.py``) and to sessions
+(``sessions.py``).
 """
 
 from .links import ConnectFailed, LinkClosed, LinkLost, LinkOpened, SettingRefused
@@ -34,6 +35,18 @@ from .messages import (
     PollFound,
     QueueFilling,
 )
+from .sessions import (
+    HeartbeatFailed,
+    HeartbeatLate,
+    JobFailed,
+    NameGiveFailed,
+    NameReleased,
+    NameTaken,
+    ReleaseRequested,
+    SessionEnded,
+    SessionLost,
+    SessionStarted,
+)
 from .stream import Event, EventStream
 
 __all__ = [
@@ -45,9 +58,12 @@ __all__ = [
     "EventStream",
     "HandlerFailed",
     "HandlersAbandoned",
+    "HeartbeatFailed",
+    "HeartbeatLate",
     "HoldBroken",
     "HoldDropped",
     "HookFailed",
+    "JobFailed",
     "LinkClosed",
     "LinkLost",
     "LinkOpened",
@@ -60,11 +76,18 @@ __all__ = [
     "MessageUnclaimed",
     "MessageUndecodable",
     "MessagesMissed",
+    "NameGiveFailed",
+    "NameReleased",
+    "NameTaken",
     "PingFailed",
     "PingsMissing",
     "PollFound",
     "QueueFilling",
     "ReleaseRefused",
+    "ReleaseRequested",
+    "SessionEnded",
+    "SessionLost",
+    "SessionStarted",
     "SettingRefused",
     "StillWaiting",
     "WakeFailed",

@@ -15,6 +15,7 @@ from ..events import EventStream
 from ..identity import default_name
 from .locks import MemoryLocker
 from .messages import MemoryMessenger
+from .sessions import MemoryStore
 from .table import BUDGET
 from .world import World
 
@@ -76,11 +77,12 @@ class MemoryBackend:
         self._alive: asyncio.Task[None] | None = None
         self._locker: MemoryLocker | None = None
         self._messenger: MemoryMessenger | None = None
+        self._store: MemoryStore | None = None
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """All but ``processes``."""
-        return frozenset(("exclusion", "shared", "semaphores", "messages", "payloads", "claims"))
+        return frozenset(("exclusion", "shared", "semaphores", "messages", "payloads", "claims", "sessions"))
 
     @property
     def locker(self) -> MemoryLocker:
@@ -95,6 +97,13 @@ class MemoryBackend:
         if self._messenger is None:
             raise CoordinatorClosed("this backend is not open")
         return self._messenger
+
+    @property
+    def store(self) -> MemoryStore:
+        """The port for sessions, and what hangs on them."""
+        if self._store is None:
+            raise CoordinatorClosed("this backend is not open")
+        return self._store
 
     async def open(self, events: EventStream) -> None:
         """Enter the world. Raises ``ConfigurationError`` for a backend that was given to two coordinators."""
@@ -112,12 +121,16 @@ class MemoryBackend:
         messenger = self._messenger = MemoryMessenger(
             self.world, locker.connection, loop, events, network_timeout=self._network_timeout
         )
-        self._alive = loop.create_task(_as_long_as_the_loop(locker, messenger), name="pgconcert memory connection")
+        store = self._store = MemoryStore(self.world, locker.connection)
+        self._alive = loop.create_task(
+            _as_long_as_the_loop(locker, messenger, store), name="pgconcert memory connection"
+        )
 
     async def close(self) -> None:
         """Give everything back and leave the world."""
-        if self._locker is not None and self._messenger is not None:
+        if self._locker is not None and self._messenger is not None and self._store is not None:
             self._messenger.close("the coordinator was closed")
+            self._store.close("the coordinator was closed")
             self._locker.close(
                 "the coordinator was closed", "the coordinator was closed while this lock was waited for"
             )
@@ -155,12 +168,12 @@ class MemoryBackend:
     def lose_connection(
         self, reason: str = "the connection was lost, because a test wanted it", *, reconnect: bool = True
     ) -> None:
-        """Break the connection, as if the server had ended its session.
+        """Break the connection, as if the server had ended it.
 
-        Every hold of this coordinator is lost with this reason, and then free for others; it hears no messages, and
-        what it was publishing may or may not have been published. Who waits goes on waiting on the next connection,
-        which is made at once, or with ``reconnect=False`` by ``reconnect()``; until then ``try_acquire`` and
-        ``publish`` raise ``Unavailable``.
+        Every lock of this coordinator is lost with this reason, and then free for others; what hangs on a session
+        stays. It hears no messages, and what it was publishing may or may not have been published. Who waits goes on
+        waiting on the next connection, which is made at once, or with ``reconnect=False`` by ``reconnect()``; until
+        then ``try_acquire`` and ``publish`` raise ``Unavailable``.
         """
         connection = self._open_locker().connection
         connection.post(partial(connection.lose, reason, not reconnect))
@@ -173,15 +186,24 @@ class MemoryBackend:
     def partition(self) -> Partition:
         """Let nothing pass between this coordinator and its world, until the partition is healed.
 
-        Requests get no answer. After ``network_timeout`` by the world's clock every hold of this coordinator is lost,
-        and then, never before, free for others. Healed earlier, it goes on as if nothing had happened, and what was
-        asked meanwhile is done in its order, and what others published meanwhile is heard. ``close()`` of the
-        coordinator is not held up by it.
+        Requests get no answer. After ``network_timeout`` by the world's clock every lock of this coordinator is lost,
+        and then, never before, free for others; its sessions are over when their time is. Healed earlier, it goes on as
+        if nothing had happened, and what was asked meanwhile is done in its order, and what others published meanwhile
+        is heard. ``close()`` of the coordinator is not held up by it.
         """
         connection = self._open_locker().connection
         cut = Partition(lambda cut: connection.post(partial(connection.heal, cut)))
         connection.post(partial(connection.cut, cut, self.world.clock.now()))
         return cut
+
+    def expire_session(self) -> None:
+        """Let the time of all sessions of this coordinator be over, as the server sees it: at once, on any thread.
+
+        Their heartbeats find them over, and what hangs on them may be taken. Nobody is told: who waits finds out when
+        it looks again.
+        """
+        self._open_locker()
+        self.store.expire_sessions()
 
     def _open_locker(self) -> MemoryLocker:
         if self.locker.closed:
@@ -192,10 +214,11 @@ class MemoryBackend:
         return f"<MemoryBackend {self.world} as {self._name!r}>"
 
 
-async def _as_long_as_the_loop(locker: MemoryLocker, messenger: MemoryMessenger) -> None:
+async def _as_long_as_the_loop(locker: MemoryLocker, messenger: MemoryMessenger, store: MemoryStore) -> None:
     """A program that ends without closing its coordinator cancels all tasks: so this one knows of it."""
     try:
         await asyncio.get_running_loop().create_future()
     finally:
         messenger.close("its task was cancelled")
+        store.close("its task was cancelled")
         locker.close("its task was cancelled", "the task that keeps the connection was cancelled")

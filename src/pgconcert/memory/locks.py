@@ -182,6 +182,15 @@ class MemoryLocker:
             if claim.state == GRANTED:
                 claim.forked()
 
+    @property
+    def seat(self) -> Seat | None:
+        """The connection now. From any thread."""
+        return self.connection.seat
+
+    def failed_over(self, reason: str) -> None:
+        """The world goes on elsewhere. From any thread."""
+        self.connection.post(partial(self.connection.lose, reason, False))
+
     # what the connection tells us
 
     def answered(self, ask: Ask, verdict: Verdict) -> None:

@@ -127,6 +127,11 @@ class NullBackend:
         return None
 
     @property
+    def store(self) -> None:
+        """It keeps no sessions."""
+        return None
+
+    @property
     def locker(self) -> NullLocker:
         """The port for locks."""
         if self._locker is None:

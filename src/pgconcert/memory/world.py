@@ -3,8 +3,9 @@
 Theory. Nobody ever waits for the world, so that a finaliser, which may run in the middle of anything, can speak to it
 like everybody else. Whoever has something to say hands in a *message* and then tries for the world's one lock. Who gets
 it carries out all messages that lie there, in their order; who does not get it goes away, because the one who has it
-looks again after letting it go. Messages change the table (``table.py``) and the exchange (``exchange.py``), and write
-letters (``mailbox.py``), which are delivered when the lock is free again: no code of anybody else ever runs under it.
+looks again after letting it go. Messages change the table (``table.py``), the exchange (``exchange.py``) and the ledger
+(``ledger.py``), and write letters (``mailbox.py``), which are delivered when the lock is free again: no code of anybody
+else ever runs under it.
 
 A world is found by its name and lives as long as a backend (or a test) has it. A child made by ``fork`` finds its
 worlds empty: what was in them belongs to the parent.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -24,7 +26,9 @@ from typing import Final, Protocol, TypeVar
 from ..backend import WAITING, Holder
 from ..clock import Clock, RealClock
 from ..errors import ConfigurationError, NotifyQueueFull
+from ..store import Request
 from .exchange import Exchange
+from .ledger import Ledger
 from .mailbox import Basket, Mailbox, Notification
 from .table import Ask, Seat, Table, Verdict
 
@@ -41,8 +45,15 @@ _FORBIDDEN: Final = frozenset("?#@ \t\r\n\0")
 class Member(Protocol):
     """A coordinator in a world."""
 
+    @property
+    def seat(self) -> Seat | None:
+        """Its connection now. From any thread."""
+
     def forked(self) -> None:
         """In a forked child: nothing is ours any more."""
+
+    def failed_over(self, reason: str) -> None:
+        """The world goes on elsewhere, and the connection with it is lost. From any thread."""
 
 
 class World:
@@ -62,6 +73,7 @@ class World:
     def _begin(self) -> None:
         self.table = Table(str(self))
         self.exchange = Exchange()
+        self.ledger = Ledger(time.time() - self.clock.now())
         self.members: set[Member] = set()
         self._inbox: deque[Callable[[], None]] = deque()
         self._busy = threading.Lock()
@@ -92,11 +104,13 @@ class World:
 
     @property
     def empty(self) -> bool:
-        """Whether nobody has anything here, waits for it or listens, and no payload or claim of a message is kept.
+        """Whether nobody has anything here, waits for it or listens, no session is alive, and no payload or claim of a
+        message is kept.
 
         These are kept until their time is over, or the last coordinator has left. Safe from any thread.
         """
-        return self.table.empty and self.exchange.empty(self.clock.now())
+        now = self.clock.now()
+        return self.table.empty and self.exchange.empty(now) and self.ledger.empty(now)
 
     def send(self, message: Callable[[], None]) -> None:
         """Have a message carried out, now or by whoever is at it. Never waits."""
@@ -122,6 +136,21 @@ class World:
         """A coordinator leaves. The last one takes with it what is kept."""
         self.members.discard(member)
         self.send(self._forget)
+
+    def fail_over(self, reason: str = "the server failed over to another, because a test wanted it") -> None:
+        """Go on as another incarnation, as if a standby had been promoted: all connections are lost, and made anew.
+
+        Sessions live on, each with one ttl of grace from now on until it is renewed; tokens have the next epoch. From
+        any thread; a coordinator on another loop loses its connection there.
+        """
+        self.send(lambda: self.ledger.fail_over(self.clock.now()))
+        members = [*self.members]
+        for seat in [member.seat for member in members]:
+            if seat is not None:
+                # so that nobody is given what another loses, only to lose it as well
+                self.send(partial(self.reach, seat, False))
+        for member in members:
+            member.failed_over(reason)
 
     # messages: carried out by ``send`` alone
 
@@ -191,9 +220,19 @@ class World:
         answer = ask(self.exchange, self.clock.now())
         self._write(seat, lambda: told(answer))
 
+    def carry_out(self, seat: Seat, request: Request[T], owner: object, told: Callable[[T], None]) -> None:
+        """Carry out what is asked about sessions; ``told`` learns the answer."""
+        answer = self.ledger.carry_out(request, self.clock.now(), owner)
+        self._write(seat, lambda: told(answer))
+
+    def expire_sessions(self, owner: object) -> None:
+        """The time of all sessions of one coordinator is over."""
+        self.ledger.expire(owner, self.clock.now())
+
     def _forget(self) -> None:
         if not self.members:
             self.exchange.forget()
+            self.ledger.forget(self.clock.now())
 
     def _full(self, blocker: Seat) -> NotifyQueueFull:
         return NotifyQueueFull(

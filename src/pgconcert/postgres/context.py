@@ -14,7 +14,7 @@ from .probe import Proof
 
 __all__ = ["Context", "OwnPids", "Role"]
 
-Role = Literal["lock", "listen", "publish", "work"]
+Role = Literal["lock", "listen", "publish", "payload", "work"]
 
 _REMEMBERED: Final = 60.0
 

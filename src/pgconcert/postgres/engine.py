@@ -1,8 +1,9 @@
 """The PostgreSQL backend of one coordinator: its links, what runs on them, and their common end.
 
 It lives on one event loop. A process that uses everything has the links *lock* (one per thousand keys), *listen*,
-*publish* and *work*, opened when first needed. After a fork the child owns nothing: descriptors are closed without a
-word to the server (``link.py``), every hold is lost with the reason ``forked``, and the parent goes on unharmed.
+*publish*, *work* (sessions) and *payload*, opened when first needed. After a fork the child owns nothing: descriptors
+are closed without a word to the server (``link.py``), every hold is lost with the reason ``forked``, and the parent
+goes on unharmed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .locks import PostgresLocker
 from .messages import Publisher
 from .messenger import PostgresMessenger
 from .schema import ensure
+from .sessionstore import PostgresSessionStore
 from .store import Store
 
 __all__ = ["PostgresBackend"]
@@ -40,14 +42,17 @@ class PostgresBackend:
         self._links_made = False
         self._listener: Listener
         self._publisher: Publisher
-        self._store: Store
+        self._payloads: Store
         self.locker: PostgresLocker
         self.messenger: PostgresMessenger
+        self.store: PostgresSessionStore
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """Everything."""
-        return frozenset(("exclusion", "processes", "shared", "semaphores", "messages", "payloads", "claims"))
+        return frozenset(
+            ("exclusion", "processes", "shared", "semaphores", "messages", "payloads", "claims", "sessions")
+        )
 
     async def open(self, events: EventStream) -> None:
         """Make ready. Nothing connects before it is needed, except that an embedded server is started here."""
@@ -71,8 +76,9 @@ class PostgresBackend:
             await ensure(context, options.schema)
         self._listener = Listener(context)
         self._publisher = Publisher(context)
-        self._store = Store(context, options.schema)
-        self.messenger = PostgresMessenger(self._listener, self._publisher, self._store)
+        self._payloads = Store(context, options.schema)
+        self.store = PostgresSessionStore(context, options.schema)
+        self.messenger = PostgresMessenger(self._listener, self._publisher, self._payloads)
         self.locker = PostgresLocker(context, self._listener, self._publisher, options.max_locks)
         self._links_made = True
         _living.add(self)
@@ -93,12 +99,12 @@ class PostgresBackend:
         finally:
             # one after the other, whatever becomes of each
             async with AsyncExitStack() as stack:
-                for part in (self._listener, self._store, self._publisher):
+                for part in (self._listener, self.store, self._payloads, self._publisher):
                     stack.push_async_callback(part.close)
 
     def health(self) -> Health:
         """How the links and locks are."""
-        keepers = [part.keeper for part in (self._listener, self._publisher, self._store)]
+        keepers = [part.keeper for part in (self._listener, self._publisher, self.store, self._payloads)]
         links = tuple(keeper.health() for keeper in [*(shard.keeper for shard in self.locker.shards), *keepers])
         return Health(
             ready=all(link.state in ("ready", "idle") for link in links),

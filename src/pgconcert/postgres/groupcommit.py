@@ -6,7 +6,13 @@ as a plain statement. When the last statement carried more than one request, the
 loop's turn instead, so that the tasks woken by one answer travel together again.
 
 A group knows nothing of what it carries. It hands every request its part of the answer, or the whole batch its error:
-what a failed statement leaves behind on the server differs from verb to verb, so its owner decides.
+what a failed statement leaves behind on the server differs from verb to verb, so its owner decides. A reader of answers
+that raises has got what belongs to somebody else: the link dies of it, and ``take_back`` has the batch as one that was
+never answered.
+
+A verb may have a second statement, which follows the first as a transaction of its own in the same turn: it sees what
+was there after the first had committed. Each request gets its rows behind those of the first, column for column; if
+either fails, both count as failed.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import add
 from typing import Any, Generic, TypeVar
 
 from ..errors import LinkLost
@@ -28,7 +35,18 @@ T = TypeVar("T")
 class Verb(Generic[T]):
     """How requests of one kind are said to the server, and how its answer is read."""
 
-    __slots__ = ("answered", "failed", "fit", "many", "name", "one", "parameters_many", "parameters_one")
+    __slots__ = (
+        "after",
+        "answered",
+        "failed",
+        "fit",
+        "many",
+        "name",
+        "one",
+        "parameters_after",
+        "parameters_many",
+        "parameters_one",
+    )
 
     def __init__(
         self,
@@ -41,8 +59,11 @@ class Verb(Generic[T]):
         answered: Callable[[Sequence[T], Rows], None],
         failed: Callable[[Sequence[T], Exception], None],
         fit: Callable[[Sequence[T]], int],
+        after: Statement | None = None,
+        parameters_after: Callable[[Sequence[T]], Sequence[bytes | None]] | None = None,
     ) -> None:
-        """``fit`` says how many of the queued requests may leave in one statement; at least 1."""
+        """``fit`` says how many of the queued requests may leave in one statement; at least 1. ``after`` follows them
+        as a transaction of its own, and answers with as many rows."""
         self.name = name
         self.one = one
         self.parameters_one = parameters_one
@@ -51,6 +72,8 @@ class Verb(Generic[T]):
         self.answered = answered
         self.failed = failed
         self.fit = fit
+        self.after = after
+        self.parameters_after = parameters_after
 
 
 class Turns:
@@ -159,12 +182,27 @@ class Group(Generic[T]):
         if len(queue) == 1:
             self._batch, self.queue = queue, []
             turns.queued -= 1
-            turns.link.send(verb.one, verb.parameters_one(queue[0]), self._reply)
+            self._send(verb.one, verb.parameters_one(queue[0]))
             return
         most = verb.fit(queue)
         self._batch, self.queue = queue[:most], queue[most:]
         turns.queued -= len(self._batch)
-        turns.link.send(verb.many, verb.parameters_many(self._batch), self._reply)
+        self._send(verb.many, verb.parameters_many(self._batch))
+
+    def _send(self, sent: Statement, parameters: Sequence[bytes | None]) -> None:
+        link, verb = self._turns.link, self._verb
+        if verb.after is None or verb.parameters_after is None:
+            link.send(sent, parameters, self._reply)
+            return
+        first: list[tuple[Rows, Exception | None]] = []
+
+        def second(rows: Rows, error: Exception | None) -> None:
+            before, failed = first[0]
+            wrong = failed or error
+            self._reply([] if wrong else [*map(add, before, rows)], wrong)
+
+        link.send(sent, parameters, lambda rows, error: first.append((rows, error)))
+        link.send(verb.after, verb.parameters_after(self._batch), second)
 
     def _reply(self, rows: Rows, error: Exception | None) -> None:
         if isinstance(error, LinkLost):
@@ -175,6 +213,10 @@ class Group(Generic[T]):
                 self._verb.answered(batch, rows)
             else:
                 self._verb.failed(batch, error)
+        except Exception:
+            self._batch = batch
+            raise
         finally:
-            # whatever a reader of answers does, the turn is passed on
-            self._turns.answered(len(batch))
+            # what ends a program goes on its way, and the turn is passed on
+            if not self._batch:
+                self._turns.answered(len(batch))

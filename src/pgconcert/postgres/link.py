@@ -5,9 +5,14 @@ reader callback consumes what arrived, hands every answer to the entry at the he
 ``PIPELINE_SYNC``: an error at commit comes after the rows. Notifications go to ``hear`` in the same callback, one call
 for each. Nothing polls: an idle link costs nothing.
 
+Where ``named`` is false, a transaction pooler may stand in between, and one Sync at a time is on the wire: what is sent
+meanwhile leaves when that is answered. PgBouncer before 1.21 gives the server to others at the first ReadyForQuery. If
+it has by then read half of our next statement (its buffer has 4 kB), answers reach whom they are not for.
+
 States: *open*, then *dead* once and for ever. A link dies when the socket says so, when the server says FATAL, when
-something arrives that must not (COPY), or when its owner closes it. Dying settles every unanswered entry with
-``LinkLost`` and then tells the owner, in that order, synchronously: nothing is sent on another link before.
+something arrives that must not (COPY; no rows where a statement has some; what its reader cannot read), or when its
+owner closes it. Dying settles every unanswered entry with ``LinkLost`` and then tells the owner, in that order,
+synchronously: nothing is sent on another link before.
 
 What bites (each has a test): after death ``get_result`` returns NULL for ever, so the second NULL in a row ends the
 drain. Preparing and the first execution share a Sync, else a syntax error hides behind "does not exist". A prepared
@@ -39,7 +44,6 @@ Rows = list[tuple[bytes | None, ...]]
 Reply = Callable[[Rows, Exception | None], None]
 """Gets the rows of an answer, or the error: ``StatementFailed`` from the server, ``LinkLost`` if it never came."""
 
-
 Hear = Callable[[bytes, int, bytes], object]
 """Gets a notification as it arrived: channel, server process of the sender, payload."""
 
@@ -57,6 +61,9 @@ def statement(sql: str) -> Statement:
     return Statement(b"pgc_" + blake2b(text, digest_size=9).hexdigest().encode(), text)
 
 
+_Group = Sequence[tuple[Statement, Sequence[bytes | None]]]
+
+
 class _LinkOwner(Protocol):
     def link_lost(self, link: Link, reason: str) -> None: ...
 
@@ -70,6 +77,7 @@ _EMPTY: Final = int(pq.ExecStatus.EMPTY_QUERY)
 _BAD: Final = int(pq.ConnStatus.BAD)
 _NO_ROWS: Final[Rows] = []
 _NUMBER: Final = re.compile(rb"\d+")
+_HAS_ROWS: Final = re.compile(rb"(?is)\s*(?:(?:select|with)\b|(?:insert|update|delete)\b.*\breturning\b)")
 
 
 class Link:
@@ -79,7 +87,8 @@ class Link:
         self._pg = connection
         self._loop = loop
         self._fd = copy_of(connection.socket)
-        self._in_flight: deque[Reply] = deque()
+        self._in_flight: deque[tuple[Reply, Statement]] = deque()
+        self._unsent: deque[tuple[_Group, Reply]] = deque()
         self._prepared: set[bytes] = set()
         self._result: pq.abc.PGresult | None = None
         self._error: StatementFailed | None = None
@@ -87,7 +96,7 @@ class Link:
         self._writing = False
         self._last_notice = ""
         self.owner: _LinkOwner | None = None
-        self.hear: Hear = _ignore
+        self.hear: Hear = lambda *_: None  # most links listen to nothing
         self.queue_held_by: tuple[int, float] | None = None
         """Who holds up the server's queue of notifications, as the server last said, and when (``monotonic``)."""
         self.heard_at = 0.0
@@ -151,48 +160,52 @@ class Link:
     @property
     def unanswered(self) -> int:
         """How many groups of statements wait for their answer."""
-        return len(self._in_flight)
+        return len(self._in_flight) + len(self._unsent)
 
     def send(self, sent: Statement, params: Sequence[bytes | None], reply: Reply) -> None:
         """Send one statement as a transaction of its own. ``reply`` is called once, never from inside this call."""
-        if self.dead is not None:
-            self._loop.call_soon(reply, _NO_ROWS, LinkLost(self.dead))
+        if self.dead is not None or not self.named:
+            self.send_together(((sent, params),), reply)
             return
-        self.statements += 1
         pg = self._pg
         try:
-            if not self.named:
-                pg.send_query_params(sent.sql, params)
-            else:
-                if sent.name not in self._prepared:
-                    reply = self._remembering(sent, reply)
-                    pg.send_prepare(sent.name, sent.sql)
-                    self._prepared.add(sent.name)
-                pg.send_query_prepared(sent.name, params)
+            if sent.name not in self._prepared:
+                reply = self._remembering(sent, reply)
+                pg.send_prepare(sent.name, sent.sql)
+                self._prepared.add(sent.name)
+            pg.send_query_prepared(sent.name, params)
             pg.pipeline_sync()
         except OperationalError as error:
-            self._loop.call_soon(reply, _NO_ROWS, LinkLost(_one_line(str(error))))
-            self._loop.call_soon(self.close, _one_line(str(error)))
+            self._not_sent(reply, error)
             return
-        self._in_flight.append(reply)
+        self.statements += 1
+        self._in_flight.append((reply, sent))
         self._flush()
 
-    def send_together(self, group: Sequence[tuple[Statement, Sequence[bytes | None]]], reply: Reply) -> None:
+    def send_together(self, group: _Group, reply: Reply) -> None:
         """Send several statements as one transaction, unnamed; ``reply`` gets the rows of the last."""
         if self.dead is not None:
             self._loop.call_soon(reply, _NO_ROWS, LinkLost(self.dead))
-            return
+        elif self._in_flight and not self.named:
+            self._unsent.append((group, reply))
+        else:
+            self._send_unnamed(group, reply)
+
+    def _send_unnamed(self, group: _Group, reply: Reply) -> None:
         try:
             for sent, params in group:
-                self.statements += 1
                 self._pg.send_query_params(sent.sql, params)
             self._pg.pipeline_sync()
         except OperationalError as error:
-            self._loop.call_soon(reply, _NO_ROWS, LinkLost(_one_line(str(error))))
-            self._loop.call_soon(self.close, _one_line(str(error)))
+            self._not_sent(reply, error)
             return
-        self._in_flight.append(reply)
+        self.statements += len(group)
+        self._in_flight.append((reply, group[-1][0]))
         self._flush()
+
+    def _not_sent(self, reply: Reply, error: Exception) -> None:
+        self._loop.call_soon(reply, _NO_ROWS, LinkLost(_one_line(str(error))))
+        self._loop.call_soon(self.close, _one_line(str(error)))
 
     def execute(self, sent: Statement, params: Sequence[bytes | None] = ()) -> asyncio.Future[Rows]:
         """Like ``send``, for code that waits. Cancelling the future drops the answer and nothing else."""
@@ -279,12 +292,17 @@ class Link:
             if status == _SYNC:
                 answer, error = self._result, self._error
                 self._result = self._error = None
-                reply = queue.popleft()
+                if answer is None and error is None and _HAS_ROWS.match(queue[0][1].sql):
+                    return "an answer without rows came for a statement that has some: it is somebody else's"
+                reply, _ = queue.popleft()
                 self.answers += 1
+                if self._unsent:
+                    self._send_unnamed(*self._unsent.popleft())
                 try:
                     reply(_rows(answer) if answer is not None and error is None else _NO_ROWS, error)
                 except Exception as bug:
                     self._report(bug, "an answer's reader failed")
+                    return f"an answer could not be read ({type(bug).__name__}): it is somebody else's, or a defect"
                 self._commands = 0
                 if self.dead is not None:
                     return None
@@ -333,8 +351,8 @@ class Link:
         self._pg.notice_handler = None
         _finish(self._pg)
         close_copy(self._fd)
-        lost = self._in_flight
-        self._in_flight = deque()
+        lost = [*(reply for reply, _ in self._in_flight), *(reply for _, reply in self._unsent)]
+        self._in_flight, self._unsent = deque(), deque()
         self.lost_answers = len(lost)
         owner, self.owner = self.owner, None
         for reply in lost:
@@ -358,10 +376,6 @@ class Link:
 
     def __repr__(self) -> str:
         return f"<Link backend {self.pid} {'dead: ' + self.dead if self.dead else 'open'}>"
-
-
-def _ignore(channel: bytes, pid: int, payload: bytes) -> None:
-    """Most links listen to nothing."""
 
 
 _open_connections: set[pq.abc.PGconn] = set()

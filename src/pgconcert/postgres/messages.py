@@ -9,7 +9,7 @@ One transaction never carries the same (channel, payload) twice, because the ser
 before every repetition into *runs*, one statement each. Runs follow each other without waiting where the server cannot
 refuse a message for what it says (our callers have checked it, and the database is UTF-8); else each waits for the one
 before, because a run that fails for the sake of one message is sent again singly (a notification leaves nothing
-behind), and nothing may overtake it.
+behind), and nothing may overtake it. Where the link sends one at a time anyhow, what waits here was never sent.
 
 What a caller learns: ``True`` when the server has committed; ``StatementFailed`` for its own message;
 ``NotifyQueueFull``; ``PublishUncertain`` when the link died after sending; ``Unavailable`` when it was never sent.
@@ -170,7 +170,7 @@ class Publisher:
             self._queue = queue[size:]
             self._to_send.extend(_runs(turn))
             self._send(link, self._to_send.popleft())
-            if link.utf8:
+            if link.utf8 and link.named:
                 while self._to_send:
                     self._send(link, self._to_send.popleft())
         self.watch.look(link)
@@ -199,8 +199,11 @@ class Publisher:
                 self._to_send.extendleft([message] for message in reversed(run))
             else:
                 self._refused(run, error)
+        except Exception:
+            self._runs.appendleft(run)  # the link dies of it
+            raise
         finally:
-            # whatever those who are answered do, the turn is passed on
+            # what ends a program goes on its way, and the turn is passed on
             self._go_on()
 
     def _go_on(self) -> None:

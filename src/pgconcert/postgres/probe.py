@@ -6,7 +6,8 @@ gives it the session that we used last, or gives us another one, or has none lef
 second connection, that one waits in line: in transaction mode it gets ours as soon as a transaction of ours has ended.
 In session mode ours never changes hands. If the pooler lets no second connection in, its mode cannot be told, and the
 attempt fails. Only a session proven our own is given settings, because through a transaction pooler they would stay on
-connections that other clients use next.
+connections that other clients use next. Until it is proven, the link has one Sync at a time on the wire (``link.py``),
+and an answer that has not the shape of its question ends it.
 """
 
 from __future__ import annotations
@@ -49,9 +50,8 @@ class Proof:
 async def prove(link: Link, second: Callable[[], Awaitable[Link]]) -> Proof:
     """Probe ``link``. ``second`` opens another connection to the same address; it is asked only behind a pooler."""
     link.named = False
-    asked = link.execute(PROBE)
-    incarnation_asked = link.execute(INCARNATION)
-    row = (await asked)[0]
+    row = await _row(link, link.execute(PROBE), 5)
+    incarnation = await _incarnation(link)
     through: Through = "direct"
     if int(row[0] or 0) != link.pid:
         through = await _pooler_mode(link, second)
@@ -62,14 +62,14 @@ async def prove(link: Link, second: Callable[[], Awaitable[Link]]) -> Proof:
         standby=row[1] == b"t",
         lock_table=int(row[2] or 0),
         database=row[3] or b"0",
-        incarnation=await _incarnation(incarnation_asked),
+        incarnation=incarnation,
         started=row[4] or b"",
     )
 
 
-async def _incarnation(asked: Awaitable[list[tuple[bytes | None, ...]]]) -> tuple[int, int] | None:
+async def _incarnation(link: Link) -> tuple[int, int] | None:
     try:
-        identifier, wal_file = (await asked)[0]
+        identifier, wal_file = await _row(link, link.execute(INCARNATION), 2)
     except StatementFailed:
         return None  # some managed servers do not let plain roles look
     if identifier is None or wal_file is None:
@@ -102,7 +102,7 @@ async def _pooler_mode(link: Link, second: Callable[[], Awaitable[Link]]) -> Thr
                 # whoever waits in line for a session waits for none of its own; but a network may be slow for once
                 waits += not asked.done()
                 ended = other.execute(ROLLBACK)
-                now = _number(await asyncio.wait_for(asked, _PATIENCE))
+                now = await asyncio.wait_for(_number(link, asked), _PATIENCE)
                 await asyncio.wait_for(ended, _PATIENCE)
                 # ours is now what was used last, which a pooler of transactions gives away first
                 again = await asyncio.wait_for(_pid(link), _PATIENCE)
@@ -124,7 +124,7 @@ async def _is_ours_alone(link: Link, mine: int, begun: asyncio.Future[Rows]) -> 
         await asyncio.wait([asked], timeout=_SOON)
         waits += not asked.done()
         await asyncio.wait([asked, begun], timeout=_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-        if waits > _LOOKS // 4 or not asked.done() or _number(await asked) != mine:
+        if waits > _LOOKS // 4 or not asked.done() or await _number(link, asked) != mine:
             return False
         # not a moment longer than needed: its transaction keeps a session from others
         await asyncio.wait([begun], timeout=_BETWEEN_LOOKS)
@@ -134,11 +134,21 @@ async def _is_ours_alone(link: Link, mine: int, begun: asyncio.Future[Rows]) -> 
 
 
 async def _pid(link: Link) -> int:
-    return _number(await link.execute(BACKEND_PID))
+    return await _number(link, link.execute(BACKEND_PID))
 
 
-def _number(rows: Rows) -> int:
-    return int(rows[0][0] or 0)
+async def _number(link: Link, asked: Awaitable[Rows]) -> int:
+    (number,) = await _row(link, asked, 1)
+    return int(number or 0)
+
+
+async def _row(link: Link, asked: Awaitable[Rows], columns: int) -> tuple[bytes | None, ...]:
+    rows = await asked
+    if len(rows) != 1 or len(rows[0]) != columns:
+        reason = f"one row of {columns} columns was asked for, and something else came: what stands in between mixes up"
+        link.close(f"{reason} answers")
+        raise Unavailable(f"{reason} answers")
+    return rows[0]
 
 
 async def apply_settings(link: Link, wanted: Mapping[str, str]) -> dict[str, str]:

@@ -31,10 +31,12 @@ from .schemafiles import (
     apply_command,
     checked,
     drop_statements,
+    functions,
     grants,
     identifier,
     not_permitted,
     quoted,
+    sequences,
     tables,
     version_statements,
     versions,
@@ -79,6 +81,10 @@ _RIGHTS: Final = statement("""
                has_table_privilege(c.oid, 'select') and (c.relname = 'version' or (
                    has_table_privilege(c.oid, 'insert') and has_table_privilege(c.oid, 'update')
                    and has_table_privilege(c.oid, 'delete'))))
+           and (select bool_and(has_sequence_privilege(q.oid, 'usage')) from pg_catalog.pg_class q
+                 where q.relnamespace = n.oid and q.relkind = 'S' and q.relname = any ($3::text[]))
+           and (select bool_and(has_function_privilege(f.oid, 'execute')) from pg_catalog.pg_proc f
+                 where f.pronamespace = n.oid and f.proname || '()' = any ($4::text[]))
       from pg_catalog.pg_namespace n join pg_catalog.pg_class c on c.relnamespace = n.oid
      where n.nspname = $1::text and c.relkind = 'r' and c.relname = any ($2::text[])
      group by n.oid
@@ -137,7 +143,8 @@ async def look(link: Link, schema: str) -> Found:
 
 async def lacking(link: Link, schema: str) -> list[str]:
     """What must be granted to the role of this connection before it can work with the tables. Empty: nothing."""
-    rows = await link.execute(_RIGHTS, (schema.encode(), ("{" + ",".join(tables()) + "}").encode()))
+    made = (("{" + ",".join(names) + "}").encode() for names in (tables(), sequences(), functions()))
+    rows = await link.execute(_RIGHTS, (schema.encode(), *made))
     if rows and rows[0][0] == b"t":
         return []
     return grants(schema, await _role(link))

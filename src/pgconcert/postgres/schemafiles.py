@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from functools import cache
+from hashlib import blake2b
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Final
@@ -24,12 +25,15 @@ __all__ = [
     "apply_command",
     "checked",
     "drop_statements",
+    "functions",
     "grants",
     "identifier",
+    "in_schema",
     "missing_tables",
     "not_permitted",
     "quoted",
     "script",
+    "sequences",
     "tables",
     "version_statements",
     "versions",
@@ -38,14 +42,18 @@ __all__ = [
 DEFAULT: Final = "pgconcert"
 """The name of the schema unless one is given."""
 
-UNDEFINED: Final = frozenset(("42P01", "3F000", "42703"))
-"""SQLSTATEs that mean: table, schema or column is not there."""
+UNDEFINED: Final = frozenset(("42P01", "3F000", "42703", "42883"))
+"""SQLSTATEs that mean: table, schema, column or function is not there."""
 NOT_PERMITTED: Final = "42501"
 
 _WORD: Final = re.compile(r"\bpgconcert\b")
 _FILE: Final = re.compile(r"(\d{4})_\w+\.sql")
 _TABLE: Final = re.compile(r"create table pgconcert\.(\w+)")
+_SEQUENCE: Final = re.compile(r"create sequence pgconcert\.(\w+)")
+_FUNCTION: Final = re.compile(r"create function pgconcert\.(\w+\(\))")
 _MAX_BYTES: Final = 63
+_OUR_QUOTES: Final = "$pgc"
+"""With what the tags of our dollar quotes begin, inside of which names of schemas stand."""
 
 
 @cache
@@ -77,11 +85,17 @@ def script(schema: str = DEFAULT, version: int | None = None) -> str:
 def grants(schema: str, role: str) -> list[str]:
     """The statements that let a role work with the tables, but not make them."""
     place = quoted(schema)
-    ours = ", ".join(f"{place}.{name}" for name in tables() if name != "version")
+
+    def ours(names: list[str]) -> str:
+        return ", ".join(f"{place}.{name}" for name in names)
+
+    changed = ours([name for name in tables() if name != "version"])
     return [
         f"grant usage on schema {place} to {identifier(role)}",
         f"grant select on {place}.version to {identifier(role)}",
-        f"grant select, insert, update, delete on {ours} to {identifier(role)}",
+        f"grant select, insert, update, delete on {changed} to {identifier(role)}",
+        f"grant usage on sequence {ours(sequences())} to {identifier(role)}",
+        f"grant execute on function {ours(functions())} to {identifier(role)}",
     ]
 
 
@@ -97,6 +111,8 @@ def checked(schema: str) -> str:
         raise ConfigurationError(
             f"schema must be a text of 1 to {_MAX_BYTES} encoded bytes without control characters, not {schema!r:.100}"
         )
+    if _OUR_QUOTES in schema:
+        raise ConfigurationError(f"schema must not contain {_OUR_QUOTES!r}, and {schema!r} does")
     return schema
 
 
@@ -108,6 +124,12 @@ def quoted(schema: str) -> str:
 def identifier(name: str) -> str:
     """A name as SQL has it."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def in_schema(plain: Statement, schema: str) -> Statement:
+    """A statement that was written for the schema ``pgconcert``, for another. Raises ``ConfigurationError``."""
+    mark = blake2b(schema.encode(), digest_size=6).hexdigest().encode()
+    return Statement(plain.name + b"_" + mark, plain.sql.replace(b" pgconcert.", b" " + quoted(schema).encode() + b"."))
 
 
 def version_statements(version: int, schema: str) -> list[Statement]:
@@ -126,7 +148,21 @@ def _folder() -> Traversable:
 
 def tables() -> list[str]:
     """The names of all tables of all versions."""
-    return [name for text in versions().values() for name in _TABLE.findall(text)]
+    return _made(_TABLE)
+
+
+def sequences() -> list[str]:
+    """The names of all sequences of all versions, but those that belong to a column."""
+    return _made(_SEQUENCE)
+
+
+def functions() -> list[str]:
+    """The names of all functions of all versions, with their parameters."""
+    return _made(_FUNCTION)
+
+
+def _made(kind: re.Pattern[str]) -> list[str]:
+    return [name for text in versions().values() for name in kind.findall(text)]
 
 
 def _statements(text: str, schema: str) -> list[Statement]:

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from .link import Statement, statement
-from .schemafiles import quoted
+from .schemafiles import in_schema
 
 __all__ = [
     "PAYLOADS_AT_ONCE",
@@ -79,13 +79,7 @@ class StoreStatements(NamedTuple):
 
 def store_statements(schema: str) -> StoreStatements:
     """The statements for a schema. Raises ``ConfigurationError`` for what can be none."""
-    return StoreStatements(*(_in_schema(text, schema) for text in (_SPILL, _FETCH, _CLAIM, _PURGE)))
-
-
-def _in_schema(text: str, schema: str) -> Statement:
-    plain = statement(text)
-    mark = blake2b(schema.encode(), digest_size=6).hexdigest().encode()
-    return Statement(plain.name + b"_" + mark, plain.sql.replace(b" pgconcert.", b" " + quoted(schema).encode() + b"."))
+    return StoreStatements(*(in_schema(statement(text), schema) for text in (_SPILL, _FETCH, _CLAIM, _PURGE)))
 
 
 def packed(payload: bytes) -> bytes:

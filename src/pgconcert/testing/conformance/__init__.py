@@ -13,19 +13,27 @@ for everything is played in one.
 from . import asking as asking  # each room registers its cases
 from . import deadlocks as deadlocks
 from . import delivering as delivering
+from . import electing as electing
 from . import ending as ending
 from . import exclusion as exclusion
 from . import fanning as fanning
+from . import grouping as grouping
 from . import handling as handling
 from . import hearing as hearing
+from . import jobs as jobs
 from . import leaving as leaving
 from . import life as life
 from . import loss as loss
+from . import observing as observing
 from . import publishing as publishing
 from . import receiving as receiving
+from . import running as running
 from . import semaphores as semaphores
 from . import sets as sets
 from . import shared as shared
+from . import showing as showing
+from . import storing as storing
+from . import wanting as wanting
 from .suite import Case, Fault, Need, Place, Skipped, Stage, Venue, cases, run
 
 __all__ = ["Case", "Fault", "Need", "Place", "Skipped", "Stage", "Venue", "cases", "run"]

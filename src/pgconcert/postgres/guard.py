@@ -1,0 +1,46 @@
+"""The statement of ``transaction.guard``, and what its failures mean. No driver stands here.
+
+Theory. The row of the entry is locked ``for share`` until the caller's transaction ends. Whoever takes the entry, gives
+it back or revokes it must change that row, and skips it while it is locked; so what the guard has seen stays true until
+the commit. Several guards share the lock. The row of the session is only looked at, never locked: heartbeats go on, and
+whatever else hangs on the session can be taken over though a guard was left open. A row that somebody else has locked
+this instant is skipped, not waited for, and counts as refused: no error of the server spoils the caller's transaction.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+from ..errors import PgconcertError, StatementFailed
+from .link import statement
+from .schemafiles import NOT_PERMITTED, UNDEFINED, in_schema, missing_tables, not_permitted
+
+__all__ = ["guard_sql", "understood"]
+
+# Without the grace that others give: whoever has not renewed since the server changed does not know yet what it has.
+_GUARD: Final = """
+    select 1 from pgconcert.entry e
+     where e.kind = %s and e.namespace = %s and e.name = %s and e.member = %s and e.session_id = %s and e.token = %s
+       and exists (select 1 from pgconcert.session s
+                    where s.id = e.session_id and s.ended is null and s.expires > pg_catalog.clock_timestamp())
+       for share of e skip locked
+"""
+
+
+@cache
+def guard_sql(schema: str) -> bytes:
+    """The statement, with ``%s`` for kind, namespace, name, member, session and token. A row: it is guarded.
+
+    Raises ``ConfigurationError`` for what can be no schema."""
+    asked = in_schema(statement(_GUARD.replace("%s", "\0")), schema).sql
+    return asked.replace(b"%", b"%%").replace(b"\0", b"%s")
+
+
+def understood(schema: str, sqlstate: str | None, message: str) -> PgconcertError | None:
+    """What an error of the server means, if it is about our tables."""
+    if sqlstate in UNDEFINED:
+        return missing_tables(schema, message)
+    if sqlstate == NOT_PERMITTED:
+        return not_permitted(schema, "your_role", StatementFailed(message, NOT_PERMITTED))
+    return None
