@@ -54,6 +54,11 @@ class PgBouncer:
             self.close()
             raise
 
+    @property
+    def log(self) -> str:
+        """What it has written down so far."""
+        return (self._folder / "log").read_text()
+
     def close(self) -> None:
         """End it at once, with all its connections."""
         stop(self._process, signal.SIGTERM)

@@ -81,7 +81,7 @@ class Cast:
 
     def terminate(self, role: str | None = None) -> None:
         """End a session, of one role or of any."""
-        role = role or random.choice(["listen", "listen", "publish", "work"])
+        role = role or random.choice(["listen", "listen", "publish", "payload"])
         there = [one.pid for one in sessions(self.url) if one.application_name.endswith(f"pgconcert-{role}")]
         if there:
             self.faults[role] += self.server.kill_backend(random.choice(there))

@@ -83,7 +83,7 @@ async def test_twenty_coordinators_on_two_server_connections(tables: str, pgboun
         through = Counter((link.role, link.through) for c in everybody for link in c.health().links if link.through)
         assert through == {
             ("publish", "transaction pooler"): COORDINATORS,
-            ("work", "transaction pooler"): COORDINATORS,
+            ("payload", "transaction pooler"): COORDINATORS,
             ("listen", "direct"): len(receiving),
         }
         listening = [one for one in sessions(tables) if one.application_name.endswith("pgconcert-listen")]

@@ -41,6 +41,7 @@ async def test_health_tells_links_and_locks(database: str, server: Server, engin
             ("listen", "idle"),
             ("publish", "idle"),
             ("work", "idle"),
+            ("payload", "idle"),
         }
         hold = await c.lock("mine").acquire()
         stranger = await other.lock("theirs").acquire()
@@ -53,6 +54,7 @@ async def test_health_tells_links_and_locks(database: str, server: Server, engin
             "listen": "ready",
             "publish": "idle",
             "work": "idle",
+            "payload": "idle",
         }
         assert links["lock"].server_pid in {session.pid for session in server.sessions()}
         assert links["lock"].through == "direct"

@@ -235,13 +235,12 @@ async def test_a_role_without_rights(empty: str, plain: tuple[str, str]) -> None
     for grant in grants("pgconcert", role):
         assert grant in str(refused.value)
     with raw(empty) as owner:
-        usage, look_at_version, use = grants("pgconcert", role)
-        owner.execute(usage.encode())
-        owner.execute(look_at_version.encode())
+        needed = grants("pgconcert", role)
+        owner.execute(b"revoke execute on all functions in schema pgconcert from public")
         async with visit(url) as link:
-            assert await lacking(link, "pgconcert") == [usage, look_at_version, use]
-            owner.execute(use.encode())
-            assert await lacking(link, "pgconcert") == []
+            for grant in needed:
+                owner.execute(grant.encode())
+                assert await lacking(link, "pgconcert") == ([] if grant is needed[-1] else needed)
             assert await apply(link, "pgconcert") == ()
 
 

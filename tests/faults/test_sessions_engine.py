@@ -1,0 +1,193 @@
+"""The engine of sessions with a server: what heartbeats cost there, links that die under it, and how it ends.
+
+Theory: a session lives by time, not by a connection, so a link that dies costs no hold; only silence does, and then the
+holder is told while the server still has the session as alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pgconcert import AsyncCoordinator, AsyncJobHold
+from pgconcert.errors import SessionLost
+from pgconcert.events import HeartbeatFailed, HeartbeatLate, LinkLost, NameGiveFailed
+from pgconcert.testing import FaultProxy, eventually_async
+from tests.faults.scenes import seen, session_of
+from tests.postgres.jobscenes import expires, make_tables, row, until_marked, until_renewed
+from tests.postgres.scenes import raw
+from tests.servers import Server
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(90)]
+
+
+@pytest.fixture
+def tables(database: str) -> Iterator[str]:
+    """The module's database, with our tables while the test runs."""
+    make_tables(database)
+    yield database
+    with raw(database) as owner:
+        owner.execute("drop schema pgconcert cascade")
+
+
+def server_time(url: str) -> float:
+    with raw(url) as look:
+        found = look.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
+    assert found is not None
+    return float(found[0])
+
+
+async def test_a_link_that_dies_costs_no_hold(tables: str, unique: str) -> None:
+    async with AsyncCoordinator(tables) as c:
+        lost = seen(c, LinkLost)
+        hold = await c.job_lock(unique, ttl=20.0, interval=0.5).acquire()
+        pid = session_of(c, "work")
+        with raw(tables) as other:
+            other.execute("select pg_terminate_backend(%s)", [pid])
+        await eventually_async(lambda: any(event.role == "work" for event in lost), what="the link is lost")
+        await until_renewed(tables, hold.session_id, 1.0)
+        assert not hold.lost
+        token = hold.token
+        await hold.release()
+        assert not hold.lost
+        assert row(tables, unique)[:2] == (None, token)
+
+
+async def test_a_renewal_that_was_carried_out_without_an_answer(
+    server: Server, tables: str, proxy: FaultProxy, unique: str
+) -> None:
+    """The server has renewed it, nobody here knows: it is asked again on a fresh link, and nothing is lost."""
+    async with AsyncCoordinator(proxy.url(server.over_tcp(tables))) as c:
+        failed = seen(c, HeartbeatFailed)
+        hold = await c.job_lock(unique, ttl=20.0, interval=1.0).acquire()
+        await until_renewed(tables, hold.session_id)
+        proxy.pause("to_client")
+        await until_renewed(tables, hold.session_id)
+        (health,) = c.health().sessions
+        assert health.trusted_for < 18.0
+        await eventually_async(lambda: bool(failed), 20, what="it has waited long enough for the answer")
+        proxy.resume("to_client")
+        await until_renewed(tables, hold.session_id, 1.0)
+        await eventually_async(lambda: c.health().sessions[0].trusted_for > 17.0, 20, what="it is trusted again")
+        assert not hold.lost
+        await hold.release()
+
+
+async def test_in_silence_it_is_lost_before_others_may_have_it(
+    server: Server, tables: str, proxy: FaultProxy, unique: str
+) -> None:
+    async with (
+        AsyncCoordinator(proxy.url(server.over_tcp(tables)), network_timeout=1.0) as far,
+        AsyncCoordinator(tables) as near,
+    ):
+        over_at: list[float] = []
+        told_at: list[float] = []
+
+        async def hold_through_the_silence() -> None:
+            async with far.job_lock(unique, ttl=4.0) as hold:
+                held.append(hold)
+                await until_marked(tables, unique)
+                proxy.pause()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    told_at.append(server_time(tables))
+                    over_at.append(expires(tables, hold.session_id))
+
+        held: list[AsyncJobHold] = []
+        holding = asyncio.create_task(hold_through_the_silence())
+        await eventually_async(lambda: bool(held))
+        waits = asyncio.create_task(near.job_lock(unique, ttl=4.0).acquire())
+        with pytest.raises(SessionLost, match="no heartbeat of its session was answered"):
+            await holding
+        assert told_at[0] < over_at[0]
+        theirs = await waits
+        assert theirs.token > held[0].token
+        assert theirs.since >= over_at[0]
+        await theirs.release()
+        proxy.cut()
+        proxy.resume()
+
+
+async def test_who_releases_and_closes_at_once_has_woken_whoever_waits(tables: str, unique: str) -> None:
+    async with AsyncCoordinator(tables) as near:
+        patient = near.job_lock(unique, ttl=600.0)  # it would look again after minutes
+        for _ in range(5):
+            async with AsyncCoordinator(tables) as c:
+                hold = await c.job_lock(unique, ttl=600.0).acquire()
+                waits = asyncio.create_task(patient.acquire())
+                await until_marked(tables, unique)
+                await eventually_async(lambda: heard(near), what="it listens")
+                await hold.release()
+            await (await waits).release()
+
+
+async def test_who_closes_while_it_holds_has_woken_whoever_waits(tables: str, unique: str) -> None:
+    async with AsyncCoordinator(tables) as near:
+        c = AsyncCoordinator(tables)
+        await c.open()
+        hold = await c.job_lock(unique, ttl=600.0, on_lost="report").acquire()
+        waits = asyncio.create_task(near.job_lock(unique, ttl=600.0).acquire())
+        await until_marked(tables, unique)
+        await eventually_async(lambda: heard(near), what="it listens")
+        await c.close()
+        assert hold.reason == "the coordinator was closed"
+        await (await waits).release()
+
+
+def heard(c: AsyncCoordinator) -> bool:
+    """Whether wake-ups reach it."""
+    hearing = c.health().hearing
+    return hearing is not None and hearing.proven
+
+
+async def test_close_while_nothing_can_be_reached_ends_in_time_and_says_so(
+    server: Server, tables: str, proxy: FaultProxy, unique: str
+) -> None:
+    c = AsyncCoordinator(proxy.url(server.over_tcp(tables)), network_timeout=0.5, connect_timeout=0.5)
+    await c.open()
+    told = seen(c, NameGiveFailed)
+    holds = [await c.job_lock(f"{unique}{number}", ttl=5.0, on_lost="report").acquire() for number in range(20)]
+    proxy.pause()
+    await c.close()
+    assert all(hold.lost for hold in holds)
+    assert [event.name for event in told] == [f"{unique}0 and 19 more"]
+    proxy.cut()
+    proxy.resume()
+    async with AsyncCoordinator(tables) as near, near.job_lock(f"{unique}0", ttl=5.0) as hold:
+        assert hold.token > holds[0].token
+
+
+@pytest.mark.parametrize("engine", ["loop", "thread"])
+async def test_a_loop_that_is_blocked_delays_heartbeats_only_where_they_live(
+    tables: str, unique: str, engine: str
+) -> None:
+    async with AsyncCoordinator(tables, engine="thread" if engine == "thread" else "loop", watchdog=True) as c:
+        late = seen(c, HeartbeatLate)
+        hold = await c.job_lock(unique, ttl=8.0, interval=0.5, on_lost="report").acquire()
+        before = expires(tables, hold.session_id)
+        time.sleep(2.0)
+        moved = expires(tables, hold.session_id) - before
+        if engine == "thread":
+            assert moved > 0.0
+        else:
+            assert moved == 0.0
+            await eventually_async(lambda: bool(late), what="the late heartbeat is told")
+            assert "time.sleep(2.0)" in str(late[0].stack)
+        assert not hold.lost
+        await hold.release()
+
+
+async def test_no_listening_where_nobody_waits(tables: str, unique: str) -> None:
+    async with AsyncCoordinator(tables) as a, AsyncCoordinator(tables) as b:
+        hold = await a.job_lock(unique).acquire()
+        assert session_of(a, "listen") is None
+        with contextlib.suppress(TimeoutError):
+            await b.job_lock(unique).acquire(timeout=0.2)
+        await eventually_async(lambda: heard(b), what="it listens while it waits, and a while longer")
+        assert session_of(a, "listen") is None
+        await hold.release()
