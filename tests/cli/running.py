@@ -1,4 +1,5 @@
-"""`pgconcert run` under test: a running one that can be talked to, one that has ended, a command that tells of itself.
+"""`pgconcert run` and `pgconcert lead` under test: a running one that can be talked to, one that has ended, a command
+that tells of itself.
 
 Here live helpers without assertions of their own. Theory: what is waited for is said by the command on its standard
 output, or seen in `/proc` and on the server; nothing is guessed from time.
@@ -48,21 +49,23 @@ def behind_shell(*command: str) -> list[str]:
     return ["sh", "-c", WITH_TRAP, "sh", *command]
 
 
-def finished(*arguments: str, said: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """`pgconcert run` with these arguments, at its end."""
+def finished(
+    *arguments: str, said: str = "", command: str = "run", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`pgconcert run` (or another command) with these arguments, at its end."""
     unwanted = {"PGCONCERT_URL", "DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE"} - {*environment}
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, "run", *arguments],
+        [sys.executable, "-c", PROGRAM, command, *arguments],
         input=said, capture_output=True, text=True, timeout=30, env=kept | {"COLUMNS": "100"} | environment,
     )  # fmt: skip
 
 
 class Running(Worker):
-    """`pgconcert run` with these arguments, running; see `Worker` for how it is talked to."""
+    """`pgconcert run` (or another command) with these arguments, running; see `Worker` for how it is talked to."""
 
-    def __init__(self, *arguments: str) -> None:
-        super().__init__(PROGRAM, "run", *arguments)
+    def __init__(self, *arguments: str, command: str = "run") -> None:
+        super().__init__(PROGRAM, command, *arguments)
 
     def errors(self) -> str:
         """What is on its standard error so far."""
@@ -71,6 +74,10 @@ class Running(Worker):
     def end_input(self) -> None:
         """Close the standard input that it shares with the command."""
         self._to.close()
+
+    def close_output(self) -> None:
+        """Read no more of what it says."""
+        self._from.close()
 
     def guard(self) -> int:
         """The number of the guard, which is its only child."""

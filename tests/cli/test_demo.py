@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from pgconcert.testing import eventually
+from pgconcert.testing import eventually, rewrite
 from tests.servers import Server, private_folder
 
 SHORT = ("--seconds", "6", "--processes", "3", "--kills", "1")
@@ -141,6 +142,14 @@ def test_plain_lines_tell_the_story(folder: Path) -> None:
     assert verdict
     assert int(verdict[1]) > 50
     assert re.search(r"take-over after SIGKILL: \d+ ms\n", out)
+    beheaded = re.search(r"worker-(\d) \(pid (\d+)\) is killed with SIGKILL while it leads\n", out)
+    assert beheaded
+    heir = re.search(r"worker-\d \(pid (\d+)\) leads after \d+ ms, token (\d+)\n", out)
+    assert heir
+    assert heir[1] != beheaded[2]
+    assert re.search(r"new leader after SIGKILL: \d+ ms(, \d+ ms)*\n", out)
+    assert re.search(r"^\d+ terms of leaders, never two at one time, each with a larger token\.$", out, re.MULTILINE)
+    assert re.search(r"worker-\d leads with token \d+; turns so far", out)
     assert mentioning(str(folder)) == []
 
 
@@ -158,6 +167,8 @@ def test_a_terminal_gets_a_moving_picture(folder: Path, columns: int, more: dict
     assert "never two at one time" in written
     assert "messages, 0 lost without being reported" in written
     assert f"\x1b[1;35m{deaf}" in written
+    assert re.search(r"worker-\d leads.*term \d+, token \d+", written)
+    assert "terms of leaders, never two at one time" in written
     assert "Traceback" not in written
 
 
@@ -234,6 +245,31 @@ def test_another_server(server: Server) -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert "starting PostgreSQL" not in done.stdout
+        assert "terms of leaders, never two at one time" in done.stdout
+        assert schemas(url) == ["public"], "nothing is left behind"
+
+
+def test_a_role_that_may_not_make_a_schema_sees_no_election(server: Server) -> None:
+    with server.fresh_database() as url:
+        server.execute("create role guest login password 'x'")
+        try:
+            options = ["--seconds", "2", "--processes", "2", "--kills", "0"]
+            guest = rewrite(server.over_tcp(url), user="guest", password="x")
+            done = subprocess.run(
+                [sys.executable, "-m", "pgconcert", "demo", "--url", guest, *options],
+                capture_output=True, text=True, timeout=LIMIT, env=environment(),
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "there is no election: this role may not make a schema for its tables\n" in done.stdout
+            assert "lead" not in done.stdout.partition("for its tables\n")[2]
+        finally:
+            server.execute("drop role guest")
+
+
+def schemas(url: str) -> list[str]:
+    with psycopg.connect(url) as connection:
+        named = connection.execute("select nspname from pg_namespace where nspname !~ '^(pg_|information_schema)'")
+        return sorted(name for (name,) in named)
 
 
 def test_a_worker_that_ends_by_itself_fails_the_demo(folder: Path) -> None:

@@ -185,6 +185,8 @@ def test_a_tally_covers_all_processes_of_a_worker() -> None:
             st.integers(0, 2**63 - 1),
             st.integers(0, 2**63 - 1),
             st.integers(0, 2**31 - 1),
+            st.integers(0, 2**63 - 1),
+            st.integers(0, 2**31 - 1),
         )
     ),
     st.integers(0, Record.SIZE - 1),

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgconcert.cli.run import _Reporter
+from pgconcert.cli.held_command import Reporter
 from pgconcert.cli.run_child import CommandFailed, find
 from pgconcert.cli.run_guard import Relative, family
 from pgconcert.events import ConnectFailed, HoldBroken, LinkLost, StillWaiting
@@ -246,8 +246,21 @@ def test_a_program_that_the_kernel_refuses(database: str, tmp_path: Path, text: 
 # wrong calls
 
 WRONG_CALLS = [
-    ([], "name the lock: either --lock NAME or --key INT"),
-    (["--lock", "a", "--key", "1"], "name the lock: either --lock NAME or --key INT"),
+    ([], "name the lock: one of --lock NAME, --key INT, --job NAME"),
+    (["--lock", "a", "--key", "1"], "name the lock: one of --lock NAME, --key INT, --job NAME"),
+    (["--lock", "a", "--job", "a"], "one of --lock NAME, --key INT, --job NAME"),
+    (["--lock", "a", "--keep"], "--keep is for job locks; name one with --job"),
+    (["--lock", "a", "--ttl", "3"], "--ttl is for job locks"),
+    (["--lock", "a", "--hold-at-least", "0"], "--hold-at-least is for job locks"),
+    (["--lock", "a", "--data", "1"], "--data is for job locks"),
+    (["--job", "a", "--shared"], "--shared is for locks; a job lock has one holder"),
+    (["--job", "a", "--keep", "--no-wait"], "--keep waits for ever; leave out --wait and --no-wait"),
+    (["--job", "a", "--keep", "--wait", "3"], "--keep waits for ever; leave out --wait and --no-wait"),
+    (["--job", "a", "--ttl", "0.05"], "ttl=0.05 s is too short: at least 0.1 s"),
+    (["--job", "a", "--ttl", "3", "--interval", "2"], "interval=2 s is too long for ttl=3 s"),
+    (["--job", "a", "--hold-at-least", "86401"], "hold_at_least must be a number of seconds from 0 to 86400"),
+    (["--job", "a", "--data", "{1}"], "'{1}' is not JSON"),
+    (["--job", ""], "the name of a job lock has 1 to 1000 encoded bytes"),
     (["--lock", "a", "--wait", "1", "--no-wait"], "--wait and --no-wait exclude each other"),
     (["--lock", "a", "--wait", "-1"], "'-1' is not a number of seconds of at least 0"),
     (["--lock", "a", "--wait", "nan"], "'nan' is not a number of seconds of at least 0"),
@@ -321,7 +334,7 @@ def test_a_long_wait_is_reported_and_little_else(
     event: StillWaiting, quiet: bool, verbose: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for loud, said in (False, quiet), (True, verbose):
-        _Reporter(loud).report(event)
+        Reporter(loud).report(event)
         assert capsys.readouterr().err == (f"pgconcert: {event}\n" if said else "")
 
 
@@ -338,7 +351,7 @@ def test_a_wait_of_more_than_ten_seconds_names_the_holder(database: str) -> None
 def test_the_help_shows_examples_and_codes() -> None:
     text = finished("--help").stdout
     assert "pgconcert run --lock backup -- backup.sh --full" in text
-    for code in (69, 70, 74, 75, 78, 126, 127):
+    for code in (69, 70, 74, 75, 76, 78, 126, 127):
         assert f"\n    {code:>3}  " in text
 
 

@@ -90,7 +90,8 @@ def test_a_line_for_each_change(database: str) -> None:
             watching.signal(signal.SIGINT)
             assert watching.end() == 130
         assert "\x1b" not in watching.said
-        assert len(watching.said.splitlines()) == 4
+        assert len(watching.said.splitlines()) == 5
+        assert watching.said.count("need tables, which are missing or old in schema pgconcert: pgconcert schema") == 1
         for line in watching.said.splitlines():
             assert datetime.fromisoformat(line.split("  ")[0]).tzinfo
 
@@ -163,7 +164,7 @@ def test_more_locks_than_lines_is_said(database: str) -> None:
         for key in range(30):
             advisory(one, "lock", key)
         with on_terminal("watch", "--url", database, *FAST, rows=16) as watching:
-            watching.expect("and 20 more, for which the terminal has no room")
+            watching.expect("and 21 more, for which the terminal has no room")
             watching.type("q")
             assert watching.end() == 0
 

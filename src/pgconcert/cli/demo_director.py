@@ -3,7 +3,8 @@
 A fault is due at a fixed hour, and then waits for somebody to enter: it is meant for a holder in the middle of a hold.
 Whether it hit is known only afterwards, from the history, because the holder may have left in the same instant; a miss
 is repeated. The next fault waits until somebody has taken over. One fault is for messages: the connection over which a
-process listens is cut, and the next one waits until that process was told of the gap and hears again.
+process listens is cut, and the next one waits until that process was told of the gap and hears again. And now and
+then it is the leader that is killed, outside the lock, and the next one waits until somebody else leads.
 
 At closing time the demo goes on, within limits, until every fault was answered and every process has had its turn:
 order between processes is not promised, a turn is hoped for.
@@ -13,9 +14,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, Protocol
 
+from .demo_election import ELECTION, Election, successions
 from .demo_history import Fault, Interval, Kind, Record, read_history
 from .demo_messages import MAIL, Mail
 from .demo_stage import Stage, WorkerFailed
@@ -35,18 +37,27 @@ _MESSAGES_PER_SECOND: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to happen. ``kills`` of the holder by SIGKILL, one cut of its connection, one of a listener's."""
+    """What is to happen. ``kills`` of the holder by SIGKILL, one cut of its connection, one of a listener's; with an
+    ``election`` half as many kills of the leader as of the holder."""
 
     processes: int
     seconds: float
     kills: int
+    election: bool = True
 
     @property
     def faults(self) -> list[Kind]:
         """In their order: the cuts come after a kill, which a viewer understands at once."""
         faults = [Kind.KILLED] * self.kills
         faults[1:1] = [Kind.CUT, Kind.SILENCED]
+        for number in range(self.leader_kills):
+            faults.insert(2 + 3 * number, Kind.BEHEADED)
         return faults
+
+    @property
+    def leader_kills(self) -> int:
+        """How many leaders are killed because they lead."""
+        return (self.kills + 1) // 2 if self.election else 0
 
     @property
     def longest_hold(self) -> float:
@@ -66,12 +77,13 @@ class Plan:
 
 @dataclass(slots=True)
 class Picture:
-    """All there is to see. ``records`` are those of the lock, ``mail`` has those of messages; ``begun`` is when every
-    process was ready, in nanoseconds; 0 before."""
+    """All there is to see. ``records`` are those of the lock, ``mail`` has those of messages, ``election`` those of
+    terms; ``begun`` is when every process was ready, in nanoseconds; 0 before."""
 
     plan: Plan
     records: list[Record] = field(default_factory=list)
     mail: Mail = field(default_factory=Mail)
+    election: Election = field(default_factory=Election)
     inside: Record | None = None
     begun: int = 0
 
@@ -124,12 +136,17 @@ class Director:
             self._take(self._stage.hear(_FRAME))
             self._view.show(self.picture)
         self.picture.begun = time.monotonic_ns()
-        self._view.tell(self.picture.begun, "plain", f"{self._plan.processes} processes compete for one lock, and talk")
+        talk = "talk, and elect a leader" if self._plan.election else "talk"
+        text = f"{self._plan.processes} processes compete for one lock, and {talk}"
+        self._view.tell(self.picture.begun, "plain", text)
 
     def _take(self, heard: Sequence[Record]) -> None:
         for record in heard:
             if record.kind in MAIL:
                 self.picture.mail.take(record)
+                continue
+            if record.kind in ELECTION:
+                self.picture.election.take(record)
                 continue
             self.picture.records.append(record)
             inside = self.picture.inside
@@ -148,7 +165,12 @@ class Director:
         if elapsed > self._plan.seconds + _OVERTIME:
             return True
         answered = not self._to_come and self._under_way is None
-        return answered and set(self._stage.pids) <= {r.pid for r in self.picture.records if r.kind is Kind.ENTERED}
+        elected = not self._plan.election or self.picture.election.terms > 0
+        return (
+            answered
+            and elected
+            and set(self._stage.pids) <= {r.pid for r in self.picture.records if r.kind is Kind.ENTERED}
+        )
 
     def _is_moment_for_fault(self) -> bool:
         if not self._to_come:
@@ -160,6 +182,8 @@ class Director:
             return False
         if self._to_come[0] is Kind.SILENCED:
             return self._listener() is not None
+        if self._to_come[0] is Kind.BEHEADED:
+            return self._leader(impatient=overdue > _PATIENCE) is not None
         inside = self.picture.inside
         if inside is None:
             return False
@@ -172,24 +196,68 @@ class Director:
         there = (link for _, link in sorted(self.picture.mail.links.items()) if link.pid not in self._stage.killed)
         return next((link for link in there if inside is None or link.pid != inside.pid), None)
 
+    def _leader(self, *, impatient: bool) -> Record | None:
+        """Who leads, had its turn with the lock, and, unless it takes too long, is not inside now."""
+        leader, inside = self.picture.election.leader, self.picture.inside
+        if leader is None or (not impatient and inside is not None and inside.pid == leader.pid):
+            return None
+        had_a_turn = any(r.kind is Kind.ENTERED and r.pid == leader.pid for r in self.picture.records)
+        return leader if had_a_turn else None
+
     def _strike(self) -> None:
         kind = self._to_come[0]
         if kind is Kind.SILENCED:
             self._silence()
             return
+        if kind is Kind.BEHEADED:
+            self._behead()
+            return
         inside = self.picture.inside
         assert inside is not None
         self._announced = False
         if kind is Kind.KILLED:
-            self._under_way = self._stage.kill(inside.worker)
-            self._take(self._stage.hear(0))
-            if self.picture.inside is inside:
-                self.picture.inside = None
-            self._stage.start(inside.worker)
+            self._under_way = self._kill(inside.worker)
+            self.picture.election.take(self._under_way)
         else:
             self._under_way = Record(Kind.CUT, inside.worker, inside.pid, time.monotonic_ns(), backend=inside.backend)
             self._cut(inside.backend)
-        self.picture.records.append(self._under_way)
+            self.picture.records.append(self._under_way)
+
+    def _kill(self, worker: int) -> Record:
+        """End a process, hear what it still said, and start another in its place."""
+        killed = self._stage.kill(worker)
+        self._take(self._stage.hear(0))
+        if self.picture.inside is not None and self.picture.inside.pid == killed.pid:
+            self.picture.inside = None
+        self._stage.start(worker)
+        self.picture.records.append(killed)
+        return killed
+
+    def _behead(self) -> None:
+        leader = self._leader(impatient=True)
+        assert leader is not None
+        killed = replace(self._kill(leader.worker), kind=Kind.BEHEADED)
+        self.picture.election.take(killed)
+        self._under_way = killed
+        self._announced = False
+
+    def _follow_succession(self, killed: Record) -> None:
+        met = next((s for s in successions(self.picture.election.records) if s.killed is killed), None)
+        if met is None:  # it had resigned in that instant: again
+            self._under_way = None
+            return
+        who = f"worker-{killed.worker} (pid {killed.pid})"
+        if not self._announced:
+            self._announced = True
+            self._view.tell(killed.at, "killed", f"{who} is killed with SIGKILL while it leads")
+        if met.next is not None and met.takeover is not None:
+            new = met.next
+            text = f"worker-{new.worker} (pid {new.pid}) leads after {met.takeover / 1e6:.0f} ms, token {new.number}"
+            self._view.tell(new.at, "good", text)
+        elif (time.monotonic_ns() - killed.at) / 1e9 <= _TAKEOVER_LIMIT:
+            return
+        self._under_way = None
+        self._to_come.pop(0)
 
     def _silence(self) -> None:
         link = self._listener()
@@ -218,6 +286,9 @@ class Director:
         """See what became of a fault."""
         if struck.kind is Kind.SILENCED:
             self._follow_silence(struck)
+            return
+        if struck.kind is Kind.BEHEADED:
+            self._follow_succession(struck)
             return
         fault = next(f for f in read_history(self.picture.records).faults if (f.pid, f.at) == (struck.pid, struck.at))
         left = any(r.kind is Kind.LEFT and r.pid == struck.pid and r.at >= struck.at for r in self.picture.records)

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .demo_director import Mood, Picture
+from .demo_election import successions
 from .demo_history import History, Interval, Kind, find_overlaps, read_history, tally
 from .demo_messages import Mail, accounts
 
@@ -32,7 +33,7 @@ _CELL: Final = 50_000_000
 _FRAME: Final = 0.08
 _STATUS: Final = 1.0
 _LINES: Final = 7
-_BESIDE_LANE: Final = 52
+_BESIDE_LANE: Final = 54
 _STYLES: Final[dict[Mood, str]] = {
     "plain": "dim",
     "killed": "bold red",
@@ -49,14 +50,15 @@ class _Signs(NamedTuple):
     cut: str
     deaf: str
     holder: str
+    leader: str
     marks: dict[Mood, str]
 
 
 _DRAWN: Final = _Signs(
-    "█", "─", "✖", "◆", "○", "▶", {"plain": "·", "killed": "✖", "cut": "◆", "deaf": "○", "good": "●"}
+    "█", "─", "✖", "◆", "○", "▶", "★", {"plain": "·", "killed": "✖", "cut": "◆", "deaf": "○", "good": "●"}
 )
 _TYPED: Final = _Signs(
-    "#", "-", "X", "!", "o", ">", {"plain": ".", "killed": "X", "cut": "!", "deaf": "o", "good": "+"}
+    "#", "-", "X", "!", "o", ">", "*", {"plain": ".", "killed": "X", "cut": "!", "deaf": "o", "good": "+"}
 )
 
 
@@ -92,7 +94,10 @@ class PlainView:
         self._next = elapsed - elapsed % _STATUS + _STATUS
         turns = ", ".join(str(tally(picture.records, n).turns) for n in range(1, picture.plan.processes + 1))
         holder = f"worker-{picture.inside.worker} holds the lock" if picture.inside else "nobody holds the lock"
-        self._console.print(f"{elapsed:6.2f} s  {holder}; turns so far: {turns}; {_talk(picture.mail)}", markup=False)
+        leader = picture.election.leader
+        leads = f"; worker-{leader.worker} leads with token {leader.number}" if leader else ""
+        talk = _talk(picture.mail)
+        self._console.print(f"{elapsed:6.2f} s  {holder}{leads}; turns so far: {turns}; {talk}", markup=False)
 
     def __enter__(self) -> Self:
         return self
@@ -133,7 +138,8 @@ class LiveView:
         if elapsed > picture.plan.seconds + 1:
             clock = f"{elapsed:.1f} s: waiting until everybody has had a turn"
         talk = Text(f"  {_talk(picture.mail)}", style="dim")
-        body = Group(self._headline(picture), talk, Text(), self._lanes(picture, now), Text(), self._events(picture))
+        heads = [self._headline(picture), *([self._leads(picture)] if picture.plan.election else [])]
+        body = Group(*heads, talk, Text(), self._lanes(picture, now), Text(), self._events(picture))
         return Panel(
             body,
             title="[bold]pgconcert demo[/]",
@@ -153,6 +159,14 @@ class LiveView:
             return line
         return Text("  the lock is free", style="dim")
 
+    def _leads(self, picture: Picture) -> Text:
+        leader = picture.election.leader
+        if leader is not None:
+            line = Text(f"{self._signs.leader} worker-{leader.worker} leads", style="bold yellow")
+            line.append(f"   term {picture.election.terms}, token {leader.number}", style="dim")
+            return line
+        return Text("  nobody leads", style="dim")
+
     def _lanes(self, picture: Picture, now: int) -> RenderableType:
         history = read_history(picture.records)
         cells = max(10, min(100, self._console.width - _BESIDE_LANE))
@@ -165,9 +179,11 @@ class LiveView:
         lanes.add_column("heard", justify="right")
         for worker in range(1, picture.plan.processes + 1):
             holds = picture.inside is not None and picture.inside.worker == worker
+            leader = picture.election.leader
+            mark = f" {self._signs.leader}" if leader is not None and leader.worker == worker else "  "
             got = tally(picture.records, worker)
             lanes.add_row(
-                Text(f"worker-{worker}", style="bold green" if holds else ""),
+                Text(f"worker-{worker}{mark}", style="bold green" if holds else ""),
                 self._lane(picture, history, worker, now, cells),
                 str(got.turns),
                 _seconds(got.median_wait),
@@ -268,6 +284,9 @@ def summary(console: Console, picture: Picture, wrong: Sequence[str]) -> None:
         times = [f.takeover / 1e6 for f in history.faults if f.kind is kind and f.takeover is not None]
         if times:
             console.print(f"  take-over after {what}: " + ", ".join(f"{took:.0f} ms" for took in times))
+    takeovers = [s.takeover / 1e6 for s in successions(picture.election.records) if s.takeover is not None]
+    if takeovers:
+        console.print("  new leader after SIGKILL: " + ", ".join(f"{took:.0f} ms" for took in takeovers))
     kept = accounts(mail.records)
     told = sum(len(account.told) for account in kept)
     lost = sum(len(account.lost) for account in kept)
@@ -288,4 +307,8 @@ def summary(console: Console, picture: Picture, wrong: Sequence[str]) -> None:
         return
     mark = f"{_signs(console).marks['good']} " if not plain else ""
     console.print(f"{mark}{turns} holds, never two at one time; every take-over succeeded.", style="bold green")
+    if picture.plan.election:
+        terms = picture.election.terms
+        text = f"{mark}{terms} terms of leaders, never two at one time, each with a larger token."
+        console.print(text, style="bold green")
     console.print(f"{mark}{mail.sent.total()} messages, {lost} lost without being reported.", style="bold green")

@@ -1,5 +1,5 @@
 """What happened to the lock of a demo, as records, and what follows from them. Pure: no clock, no process, no output.
-The records of messages stand here too; what follows from those is said in ``demo_messages.py``.
+The records of messages and terms stand here too; what follows from them: ``demo_messages.py``, ``demo_election.py``.
 
 A record is one fact with a time of the machine's monotonic clock, which all its processes share. The process that holds
 writes *entered*, and *left* before it releases, so that a recorded hold never reaches beyond the real one: whatever
@@ -40,7 +40,7 @@ __all__ = [
 LONGEST_NOTICE: Final = 1_000_000_000
 """Nanoseconds within which a process must know that its connection is gone."""
 
-_LAYOUT: Final = struct.Struct("<BHiiqqii")
+_LAYOUT: Final = struct.Struct("<BHiiqqqi")
 
 
 class Kind(enum.IntEnum):
@@ -58,13 +58,18 @@ class Kind(enum.IntEnum):
     GAP = 10
     DONE = 11
     SILENCED = 12
+    LEADS = 13
+    RESIGNED = 14
+    DEPOSED = 15
+    BEHEADED = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One fact. ``at`` and ``waited`` are nanoseconds; ``backend`` is the server process of the connection concerned.
 
-    Of a message, ``number`` is that of its sender, and ``peer`` the sender's process where another one writes.
+    Of a message, ``number`` is that of its sender, and ``peer`` the sender's process where another one writes. Of a
+    term, ``number`` is its token, and ``waited`` the server's time when it began, in nanoseconds since 1970.
     """
 
     kind: Kind

@@ -25,7 +25,7 @@ from .demo_worker import Orders
 __all__ = ["Stage", "WorkerFailed"]
 
 _WORKER: Final = f"{__package__}.demo_worker"
-_FAREWELL: Final = 5.0
+_FAREWELL: Final = 15.0
 
 
 class WorkerFailed(Exception):
@@ -65,10 +65,11 @@ class Stage:
         shortest: float,
         longest: float,
         pause: float,
+        schema: str | None,
         shielded: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._shielded = shielded
-        self._url, self._namespace = url, namespace
+        self._url, self._namespace, self._schema = url, namespace, schema
         self._shortest, self._longest, self._pause = shortest, longest, pause
         self._actors: dict[int, _Actor] = {}
         self._read, self._write = os.pipe()
@@ -92,7 +93,16 @@ class Stage:
             self._actors[worker] = _Actor(process, errors)
             self.pids.append(process.pid)
         assert process.stdin
-        orders = Orders(self._url, self._namespace, worker, self._shortest, self._longest, self._pause, self._write)
+        orders = Orders(
+            self._url,
+            self._namespace,
+            worker,
+            self._shortest,
+            self._longest,
+            self._pause,
+            self._write,
+            self._schema,
+        )
         with suppress(BrokenPipeError):
             process.stdin.write(orders.line())
             process.stdin.flush()

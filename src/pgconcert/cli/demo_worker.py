@@ -1,5 +1,5 @@
 """One process of the demo: takes the lock, holds it for a moment, gives it back, again and again; and all the while it
-sends numbered messages, and hears those of everybody.
+sends numbered messages, hears those of everybody, and is a candidate, who leads for some seconds and resigns.
 
 It is told what to do by one line of JSON on its standard input (there an address with a password stays among us), and
 to end by the end of that input, which also comes when the director dies, however that happens. What it does it writes,
@@ -20,14 +20,18 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from ..coordinator import AsyncCoordinator
-from ..errors import LockLost, PgconcertError, PublishUncertain, Unavailable
+from ..errors import LockLost, PgconcertError, PublishUncertain, SessionLost, Unavailable
 from ..pubsub.message import Gap, Message
 from ..pubsub.subscription import AsyncSubscription
 from .demo_history import Kind, Record
+from .demo_tables import ELECTION_NAME
 
 __all__ = ["Orders", "main"]
 
 _PAUSE: Final = 0.05
+_TTL: Final = 2.0
+"""How long after its death a leader is the leader still."""
+_TERM: Final = (1.5, 3.0)
 _FAREWELL: Final = 2.0
 """Seconds for hearing the rest, once it is told to end."""
 
@@ -35,7 +39,7 @@ _FAREWELL: Final = 2.0
 @dataclass(frozen=True, slots=True)
 class Orders:
     """What a worker is told. ``shortest`` and ``longest`` hold, and the mean ``pause`` between two messages, are in
-    seconds; ``pipe`` is a file descriptor."""
+    seconds; ``pipe`` is a file descriptor; ``schema`` has the tables for an election, if there is one."""
 
     url: str
     namespace: str
@@ -44,6 +48,7 @@ class Orders:
     longest: float
     pause: float
     pipe: int
+    schema: str | None
 
     def line(self) -> bytes:
         """For the worker's standard input."""
@@ -81,6 +86,21 @@ async def _compete(c: AsyncCoordinator, orders: Orders, diary: _Diary) -> None:
                     diary.write(Kind.LOST if hold.lost else Kind.LEFT)
         except LockLost:
             continue  # the connection died, the body was cancelled; the next attempt gets a new connection
+
+
+async def _lead(c: AsyncCoordinator, diary: _Diary) -> None:
+    candidacy = c.election(ELECTION_NAME, ttl=_TTL).lead()
+    while True:
+        try:
+            async with candidacy as leadership:
+                diary.write(Kind.LEADS, round(leadership.since * 1e9), number=leadership.token)
+                try:
+                    await asyncio.sleep(random.uniform(*_TERM))
+                finally:
+                    diary.write(Kind.DEPOSED if leadership.lost else Kind.RESIGNED, number=leadership.token)
+                await leadership.resign()
+        except SessionLost:
+            continue  # it was not renewed in time, on a busy machine; we are a candidate again
 
 
 async def _talk(c: AsyncCoordinator, orders: Orders, diary: _Diary) -> None:
@@ -127,14 +147,17 @@ async def _hear_the_rest(c: AsyncCoordinator, messages: AsyncSubscription[Messag
 
 
 async def _take_part(orders: Orders, diary: _Diary, told: asyncio.Event) -> None:
+    called = f"worker-{orders.worker}"
     async with (
-        AsyncCoordinator(orders.url, name=f"worker-{orders.worker}", namespace=orders.namespace) as c,
+        AsyncCoordinator(orders.url, name=called, namespace=orders.namespace, schema=orders.schema or "pgconcert") as c,
         c.subscribe(orders.namespace, gaps="yield", capacity=100_000) as messages,
     ):
         c.on_reconnect(lambda again: diary.write(Kind.LISTENING, backend=_backend(c, "listen")), initial=False)
         diary.write(Kind.LISTENING, backend=_backend(c, "listen"))
         diary.write(Kind.READY)
         works = [told.wait(), _compete(c, orders, diary), _talk(c, orders, diary), _hear(messages, diary)]
+        if orders.schema is not None:
+            works.append(_lead(c, diary))
         tasks: list[asyncio.Task[object]] = [asyncio.create_task(work) for work in works]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -17,7 +17,10 @@ from ..errors import PgconcertError
 
 __all__ = ["group"]
 
-_COMMANDS = ("status", "watch", "doctor", "run", "publish", "listen", "request", "ping", "schema", "demo", "completion")
+_COMMANDS = (
+    "status", "watch", "doctor", "run", "lead", "release", "revoke",
+    "publish", "listen", "request", "ping", "schema", "demo", "completion",
+)  # fmt: skip
 
 
 class _Commands(click.Group):
@@ -52,10 +55,13 @@ Examples:
   pgconcert watch
   pgconcert doctor
   pgconcert run --lock backup -- backup.sh --full
+  pgconcert run --job importer --keep -- ./import.sh
+  pgconcert lead scheduler -- ./scheduler.sh
+  pgconcert release importer
   pgconcert listen orders
   pgconcert publish orders 'order 42 is paid'
 """,
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def group() -> None:
-    """Locks and messages for the processes of one application, through the PostgreSQL they already share."""
+    """Locks, jobs, leaders and messages for the processes of one application, through the PostgreSQL they share."""

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ..postgres.lockview import Names, SeenLock, View
 from .console import printable
+from .session_look import Holding
 
 __all__ = ["as_json", "missing", "print_locks", "table"]
 
@@ -24,24 +25,28 @@ _HEADERS: Final = ("key", "mode", "role", "pid", "application", "client", "sessi
 _STYLES: Final = {"held": "green", "waiting": "yellow"}
 
 
-def print_locks(console: Console, view: View, names: Names, *, all_databases: bool) -> None:
-    """The whole answer: the locks, and a sentence for each name that nobody holds or waits for."""
+def print_locks(console: Console, view: View, names: Names, holding: Holding, *, all_databases: bool) -> None:
+    """The locks, and a sentence for each name that nobody holds or waits for, nor in ``holding``."""
     if view.locks and console.is_terminal:
         console.print(table(view.locks, all_databases=all_databases))
     elif view.locks:
         for line in lines(view.locks, all_databases=all_databases):
             console.print(line, markup=False)
-    for sentence in missing(view, names, all_databases=all_databases):
+    for sentence in missing(view, names, holding, all_databases=all_databases):
         console.print(sentence, markup=False)
 
 
-def missing(view: View, names: Names, *, all_databases: bool) -> list[str]:
+def missing(view: View, names: Names, holding: Holding, *, all_databases: bool) -> list[str]:
     """What is not there, in sentences."""
     where = "in any database" if all_databases else f"in database {printable(view.database)}"
     if not names.given:
-        return [] if view.locks else [f"no advisory lock is held or waited for {where}"]
+        return [] if view.locks or not holding.empty else [f"no advisory lock is held or waited for {where}"]
     there = {lock.name for lock in view.locks}
-    return [f"nobody holds or waits for {printable(name)} {where}" for name in names.given if name not in there]
+    return [
+        f"nobody holds or waits for {printable(name)} {where}"
+        for name in names.given
+        if name not in there and not holding.has(name)
+    ]
 
 
 def table(locks: Iterable[SeenLock], *, all_databases: bool) -> Table:

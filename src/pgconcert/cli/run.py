@@ -1,91 +1,59 @@
-"""``pgconcert run``: a command runs while a lock is held. Here live the options, the course of events and the codes.
-
-States::
-
-    waiting --granted--> running --the command ends--> its own code
-       |                    |
-       | signal: 128+n      | lost
-       | not in time: 75    v
-       +--> over         ending --all are gone--> 74 (its own code, if it had ended before it was told to)
-
-A signal ends the waiting at once; from ``running`` on it is the command's, and only the command's end ends us. So the
-lock is never given back while the command lives. ``run_child.py`` starts and ends it, ``run_guard.py`` sees to it that
-this holds even when we are killed.
-
-The codes must be told from the command's own. Programs use 1 and 2 for everything, so the library's are taken from
-``sysexits.h``, which few use, by their meaning there: 69 a service is unavailable, 70 an internal error, 74 an error of
-input or output (the connection broke), 75 a temporary failure (somebody else has the lock; try again), 78 a wrong
-configuration. 126, 127 and 128+n are those of every shell, and 2 is that of a wrong call, as for all our commands.
+"""``pgconcert run``: a command runs while a lock or a job lock is held. Here live the options and what they come to;
+the course of events, its states and codes stand in ``held_command.py``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-import math
-import os
-import signal
-import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any
 
 import click
 
 from ..coordinator import AsyncCoordinator
-from ..errors import AcquireTimeout, ConfigurationError, PgconcertError, Unavailable
-from ..events import Event, HoldBroken, StillWaiting
+from ..errors import AcquireTimeout, ConfigurationError
 from ..hold import AsyncHold
+from ..jobs import AsyncJobLock, job_key
 from ..keys import KeySpace
-from .run_child import Child, CommandFailed, GuardDied, connected_sockets, find
-from .streams import open_streams
+from ..locks import AsyncLock
+from ..sessions.pace import Pace
+from ..sessions.timing import DEFAULT_TTL, Timing, timing
+from .held_command import (
+    Command,
+    Outcome,
+    Reporter,
+    Signals,
+    execute,
+    found,
+    in_rounds,
+    one_round,
+    processes_needed,
+    say,
+    seconds,
+)
+from .messaging import schema_option
+from .on_session import environment_of, json_type, timing_options
+from .run_child import connected_sockets, find
 from .target import direct_url_option, namespace_option, url_option
 
 __all__ = ["command"]
 
-UNAVAILABLE: Final = 69
-FAILED: Final = 70
-LOST: Final = 74
-NOT_ACQUIRED: Final = 75
-MISCONFIGURED: Final = 78
-
-_ENDS_A_WAIT: Final = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """What is to be done. ``wait`` and ``grace`` in seconds; ``wait=None`` is for ever."""
+class _Wish:
+    """What is to be held. ``wait`` in seconds, ``None`` is for ever; ``times``: it is a job lock."""
 
-    key: int | str
+    name: int | str
     shared: bool
     wait: float | None
-    grace: float
-    url: str | None
-    direct_url: str | None
-    namespace: str
-    name: str
-    path: str
-    arguments: tuple[str, ...]
-    verbose: bool
+    times: Timing | None
+    hold_at_least: float
+    data: Any
+    again: bool
 
-
-def _seconds(text: object) -> float:
-    try:
-        seconds = float(str(text))
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise click.BadParameter(f"{text!r} is not a number of seconds of at least 0")
-    return seconds
+    def __str__(self) -> str:
+        return repr(self.name) if self.times is None else f"job lock {self.name!r}"
 
 
 def _whole(text: object) -> int:
@@ -105,6 +73,8 @@ Examples:
   pgconcert run --lock nightly --wait 60 -- make report     or wait a minute
   pgconcert run --lock config --shared -- ./read-config     with others that share it
   pgconcert run --key 42 -- psql -f migrate.sql             pg_advisory_lock 42
+  pgconcert run --job importer -- ./import.sh               with PGCONCERT_TOKEN
+  pgconcert run --job importer --keep -- ./import.sh        for ever, in one place
   pgconcert run --lock demo --url embedded:// -- sleep 5    to try it out on one machine
 
 \b
@@ -115,6 +85,7 @@ Exit code:
    70  something failed that should not (the server refused a statement, say)
    74  the lock was lost, and the command was ended
    75  the lock was not acquired in time
+   76  the release of the job lock was requested, and the command was ended
    78  the configuration is wrong (no address, a transaction pooler, ...)
   126  the command cannot be executed
   127  the command was not found
@@ -123,33 +94,50 @@ Exit code:
 )
 @click.option("--lock", "lock", metavar="NAME", help="The lock, by name.")
 @click.option("--key", "key", type=_whole, metavar="INT", help="The lock, by the server's own number (bigint).")
+@click.option("--job", "job", metavar="NAME", help="The job lock. It hangs on a session, and needs our tables.")
 @click.option("--shared", is_flag=True, help="Share it with others that share it; exclude those that do not.")
-@click.option("--wait", type=_seconds, metavar="S", help="Give up after S seconds.  [default: never]")
+@click.option("--wait", type=seconds, metavar="S", help="Give up after S seconds.  [default: never]")
 @click.option("--no-wait", is_flag=True, help="Give up at once.")
 @click.option(
     "--grace",
-    type=_seconds,
+    type=seconds,
     default=10.0,
     show_default=True,
     metavar="S",
     help="After a loss of the lock: seconds between SIGTERM and SIGKILL.",
 )
+@click.option("--keep", is_flag=True, help="With --job: run the command again and again, wherever the lock goes.")
+@timing_options
+@click.option(
+    "--hold-at-least",
+    type=seconds,
+    metavar="S",
+    help="With --job: nobody gets it sooner than S seconds after we did.",
+)
+@click.option("--data", type=json_type, metavar="JSON", help="With --job: shown beside the holder.")
 @url_option
 @direct_url_option
 @namespace_option
+@schema_option
 @click.option("--name", metavar="TEXT", help="Who we are, for others that wait.  [default: the command]")
 @click.option("-v", "--verbose", is_flag=True, help="Say when it waits, and for whom, and when it has the lock.")
 @click.argument("arguments", metavar="-- COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(
     lock: str | None,
     key: int | None,
+    job: str | None,
     shared: bool,
     wait: float | None,
     no_wait: bool,
     grace: float,
+    keep: bool,
+    times: Mapping[str, float],
+    hold_at_least: float | None,
+    data: Any,
     url: str | None,
     direct_url: str | None,
     namespace: str,
+    schema: str,
     name: str | None,
     verbose: bool,
     arguments: tuple[str, ...],
@@ -157,167 +145,118 @@ def command(
     """Run a command while a lock is held, and give the lock back when the command has ended.
 
     The command gets our standard streams, our environment and PGCONCERT_LOCK=NAME. Signals are passed on to it. If the
-    lock is lost because the connection to the server died, the command gets SIGTERM, and SIGKILL after the grace. If
-    this program is killed with SIGKILL, the same happens, and nobody gets the lock before the command is gone.
+    lock is lost, the command gets SIGTERM, and SIGKILL after the grace. If this program is killed with SIGKILL, the
+    same happens.
+
+    A lock (--lock, --key) hangs on our connection to the server, and after our SIGKILL nobody gets it before the
+    command is gone. A job lock (--job) hangs on a session that is renewed by heartbeats: it outlives connections, and
+    the command also gets PGCONCERT_TOKEN, which is larger than that of every holder before, and PGCONCERT_SESSION.
+    After our SIGKILL others get it within --ttl. When its release is requested, the command is ended as after a loss.
+    With --keep the command is started again after a pause whenever it has ended, until a signal comes.
     """
-    if (lock is None) == (key is None):
-        raise click.UsageError("name the lock: either --lock NAME or --key INT")
+    given = [each for each in (lock, key, job) if each is not None]
+    if len(given) != 1:
+        raise click.UsageError("name the lock: one of --lock NAME, --key INT, --job NAME")
     if no_wait and wait is not None:
         raise click.UsageError("--wait and --no-wait exclude each other")
-    wanted = lock if lock is not None else key
-    assert wanted is not None
+    if keep and (no_wait or wait is not None):
+        raise click.UsageError("--keep waits for ever; leave out --wait and --no-wait")
+    for option, is_given in (
+        *((f"--{each}", True) for each in times),
+        ("--keep", keep),
+        ("--hold-at-least", hold_at_least is not None),
+        ("--data", data is not None),
+    ):
+        if is_given and job is None:
+            raise click.UsageError(f"{option} is for job locks; name one with --job")
+    if shared and job is not None:
+        raise click.UsageError("--shared is for locks; a job lock has one holder")
     try:
-        KeySpace(namespace).key(wanted)
+        keys = KeySpace(namespace)
+        pace = None
+        if job is None:
+            keys.key(given[0])
+        else:
+            pace = timing(**{"ttl": DEFAULT_TTL, **times})
+            job_key(keys, job, pace, hold_at_least or 0.0, data)
+        wish = _Wish(
+            name=given[0],
+            shared=shared,
+            wait=0.0 if no_wait else wait,
+            times=pace,
+            hold_at_least=hold_at_least or 0.0,
+            data=data,
+            again=keep,
+        )
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
-    try:
-        path = find(arguments[0])
-    except CommandFailed as failed:
-        _say(str(failed))
-        sys.exit(failed.code)
-    job = _Job(
-        key=wanted,
-        shared=shared,
-        wait=0.0 if no_wait else wait,
-        grace=grace,
-        url=url,
-        direct_url=direct_url,
-        namespace=namespace,
-        name=name if name is not None else Path(arguments[0]).name,
-        path=path,
-        arguments=arguments,
-        verbose=verbose,
+    program = Command(path=found(arguments[0], find), arguments=arguments, grace=grace, verbose=verbose)
+
+    async def work(signals: Signals) -> int:
+        before = connected_sockets()
+        called = name if name is not None else Path(arguments[0]).name
+        async with AsyncCoordinator(
+            url, direct_url=direct_url, namespace=namespace, schema=schema, name=called
+        ) as coordinator:
+            processes_needed(coordinator, url, "run")
+            coordinator.events.subscribe(Reporter(verbose).report)
+            if wish.times is None:
+                return await _under_lock(wish, program, coordinator, signals, before)
+            return await _under_job_lock(wish, wish.times, program, coordinator, signals)
+
+    execute(work)
+
+
+async def _under_lock(
+    wish: _Wish, program: Command, coordinator: AsyncCoordinator, signals: Signals, before: set[int]
+) -> int:
+    lock = coordinator.lock(wish.name, shared=wish.shared, on_lost="report")
+    outcome = await one_round(
+        program,
+        signals,
+        lambda: _acquire(wish, lock, program.verbose),
+        lambda hold: {"PGCONCERT_LOCK": str(wish.name)},
+        str(wish),
+        sockets=lambda: [*connected_sockets() - before],
     )
-    # without a handler of its own the log would write on standard error what we say better, or not at all
-    logging.getLogger("pgconcert").addHandler(logging.NullHandler())
-    open_streams()
-    sys.exit(asyncio.run(_execute(job)))
+    return outcome.code
 
 
-async def _execute(job: _Job) -> int:
-    with _Signals() as signals:
-        try:
-            return await _run(job, signals)
-        except asyncio.CancelledError:
-            if signals.ended_by is None:
-                raise
-            return 128 + signals.ended_by
-        except AcquireTimeout as error:
-            return _say(str(error), NOT_ACQUIRED)
-        except CommandFailed as error:
-            return _say(str(error), error.code)
-        except ConfigurationError as error:
-            return _say(str(error), MISCONFIGURED)
-        except Unavailable as error:
-            return _say(f"the server cannot be reached: {error}", UNAVAILABLE)
-        except (PgconcertError, GuardDied, OSError) as error:
-            return _say(str(error), FAILED)
+async def _under_job_lock(
+    wish: _Wish, times: Timing, program: Command, coordinator: AsyncCoordinator, signals: Signals
+) -> int:
+    lock = coordinator.job_lock(
+        str(wish.name),
+        ttl=times.ttl,
+        interval=times.interval,
+        check=times.check,
+        timeout=times.timeout,
+        hold_at_least=wish.hold_at_least,
+        data=wish.data,
+        on_lost="report",
+    )
+
+    async def each() -> Outcome:
+        return await one_round(
+            program,
+            signals,
+            lambda: _acquire(wish, lock, program.verbose),
+            lambda hold: environment_of(hold, str(wish.name)),
+            str(wish),
+        )
+
+    return await in_rounds(each, signals, Pace(times), lambda outcome: wish.again)
 
 
-async def _run(job: _Job, signals: _Signals) -> int:
-    """Whatever happens, the child's block ends first, and with it the command; then the coordinator's, and the lock."""
-    before = connected_sockets()
-    async with AsyncCoordinator(
-        job.url, direct_url=job.direct_url, namespace=job.namespace, name=job.name
-    ) as coordinator:
-        if "processes" not in coordinator.backend.capabilities:
-            raise ConfigurationError(f"{job.url or 'this address'} keeps no other process out; run needs one that does")
-        coordinator.events.subscribe(_Reporter(job.verbose).report)
-        with Child(job.path, job.arguments, grace=job.grace, environment={"PGCONCERT_LOCK": str(job.key)}) as child:
-            hold = await _acquire(job, coordinator)
-            signals.pass_on(child)
-            await child.go([*connected_sockets() - before])
-            code = await _while_held(job, hold, child)
-        await hold.release()
-        return code
-
-
-async def _acquire(job: _Job, coordinator: AsyncCoordinator) -> AsyncHold:
-    lock = coordinator.lock(job.key, shared=job.shared, timeout=job.wait, on_lost="report")
-    if not job.verbose:
-        return await lock.acquire()
+async def _acquire(wish: _Wish, lock: AsyncLock | AsyncJobLock, verbose: bool) -> AsyncHold:
+    if not verbose:
+        return await lock.acquire(wish.wait)
     try:
-        hold = await lock.acquire(0)
+        return await lock.acquire(0)
     except AcquireTimeout as error:
-        if job.wait == 0:
+        if wish.wait == 0:
             raise
         # nobody asked for this try, so only who is in the way is worth a word
-        why = str(error).removeprefix(f"{job.key!r} was not acquired within 0 s; ")
-        _say(f"waiting for {job.key!r}: {why}")
-        hold = await lock.acquire()
-    _say(f"{job.key!r} is held; starting {job.path}")
-    return hold
-
-
-async def _while_held(job: _Job, hold: AsyncHold, child: Child) -> int:
-    ending = asyncio.ensure_future(child.ended())
-    losing = asyncio.ensure_future(hold.wait_lost())
-    await asyncio.wait([ending, losing], return_when=asyncio.FIRST_COMPLETED)
-    if not ending.done():
-        child.end()
-        _say(f"{job.key!r} was lost: {losing.result()}; the command must end within {job.grace:g} s")
-    losing.cancel()
-    ended = await ending
-    if job.verbose:
-        _say(f"the command ended with code {ended.code}")
-    return LOST if ended.pressed else ended.code
-
-
-class _Signals:
-    """What signals do: first they end the waiting, then they are the command's, and after this block they do nothing,
-    because the program has its code and is about to end. What was ignored stays ignored."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._child: Child | None = None
-        self._caught: set[signal.Signals] = set()
-        self.ended_by: signal.Signals | None = None
-        """The signal that ended the waiting."""
-
-    def pass_on(self, child: Child) -> None:
-        """From now on they are the command's."""
-        self._child = child
-        self._catch(child.handed_on)
-
-    def _catch(self, numbers: Iterable[signal.Signals]) -> None:
-        for number in numbers:
-            if number not in self._caught and signal.getsignal(number) is not signal.SIG_IGN:
-                self._loop.add_signal_handler(number, self._come, number)
-                self._caught.add(number)
-
-    def _come(self, number: signal.Signals) -> None:
-        if self._child is not None:
-            self._child.signal(number)
-            if number is signal.SIGTSTP:
-                os.kill(os.getpid(), signal.SIGSTOP)
-        elif self.ended_by is None:
-            self.ended_by = number
-            assert self._task is not None
-            self._task.cancel()
-
-    def __enter__(self) -> Self:
-        self._catch(_ENDS_A_WAIT)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number in self._caught:
-            self._loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)
-
-
-class _Reporter:
-    """Says what is worth knowing while we wait or hold; without ``verbose`` only that a wait is long."""
-
-    def __init__(self, verbose: bool) -> None:
-        self._least = logging.WARNING if verbose else logging.ERROR
-
-    def report(self, event: Event) -> None:
-        if isinstance(event, StillWaiting) or (event.level >= self._least and not isinstance(event, HoldBroken)):
-            _say(str(event))
-
-
-def _say(text: str, code: int = 0) -> int:
-    with contextlib.suppress(OSError):  # nobody reads it; the command goes on
-        click.echo(f"pgconcert: {text}", err=True)
-    return code
+        _, _, why = str(error).partition(" was not acquired within 0 s; ")
+        say(f"waiting for {wish}: {why}")
+    return await lock.acquire(wish.wait)

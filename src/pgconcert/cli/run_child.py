@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -111,10 +111,9 @@ class Child:
     :param path: the program, as ``find`` found it.
     :param arguments: its arguments, the first is its own name.
     :param grace: seconds between SIGTERM and SIGKILL when the lock is lost.
-    :param environment: what is added to our own.
     """
 
-    def __init__(self, path: str, arguments: Sequence[str], *, grace: float, environment: dict[str, str]) -> None:
+    def __init__(self, path: str, arguments: Sequence[str], *, grace: float) -> None:
         self._shared = in_foreground()
         self._reach: Reach | None = None
         self._answers: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
@@ -127,7 +126,6 @@ class Child:
                 theirs.set_inheritable(True)
                 self._guard = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(_GUARD), str(theirs.fileno())],
-                    env=os.environ | environment,
                     close_fds=False,  # what a shell opens for the command (3>file) is for the command
                     process_group=None if self._shared else 0,
                 )
@@ -145,12 +143,13 @@ class Child:
         """The signals to catch and ``signal`` on. The terminal's own job control is left to it where we share it."""
         return frozenset(FORWARDED) - (_JOB_CONTROL if self._shared else frozenset())
 
-    async def go(self, sessions: Sequence[int]) -> None:
-        """Start the command. ``sessions`` are sockets, whose copies stay open while it lives, whatever becomes of us.
+    async def go(self, sessions: Sequence[int], environment: Mapping[str, str]) -> None:
+        """Start the command. ``sessions`` are sockets, whose copies stay open while it lives, whatever becomes of us;
+        ``environment`` is added to our own.
 
         Raises ``CommandFailed``.
         """
-        self._tell(sessions, go=True)
+        self._tell(sessions, go=[*environment.items()])
         answer = await self._answers.get()
         if answer is None:
             raise CommandFailed("the guard of the command died before it could start it", CANNOT_RUN)

@@ -198,8 +198,9 @@ class _Guard:
     def run(self) -> None:
         """Wait for ``go``, start the command, and stay until it has ended."""
         orders = self._await("path")
-        if orders is None or self._await("go") is None:
+        if orders is None or (go := self._await("go")) is None:
             return
+        os.environ.update(go["go"])
         self._grace = orders["grace"]
         try:
             self._start(orders)

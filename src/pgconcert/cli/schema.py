@@ -22,7 +22,7 @@ from ..postgres.schemafiles import DEFAULT, apply_command, checked, script, vers
 from .console import make_console, printable
 from .target import reachable, url_option
 
-__all__ = ["command"]
+__all__ = ["command", "visited"]
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ nothing has happened.
 @_schema_option
 def apply(url: str | None, name: str) -> None:
     """Make what is missing, in one transaction. Any number of processes may do so at once."""
-    made = _visit(url, name, lambda link: tables.apply(link, name))
+    made = visited(url, name, lambda link: tables.apply(link, name))
     if made:
         _say(f"schema {name}: applied version {', '.join(map(str, made))}")
     else:
@@ -115,7 +115,7 @@ def check(url: str | None, name: str, for_programs: bool) -> None:
         found = await tables.look(link, name)
         return found, [] if found.missing else await tables.lacking(link, name)
 
-    found, lacking = _visit(url, name, examine)
+    found, lacking = visited(url, name, examine)
     known = max(versions())
     if for_programs:
         answer = {
@@ -153,7 +153,7 @@ def drop(url: str | None, name: str, yes: bool) -> None:
     """Remove our tables and what is in them, and the schema, if nothing else is in it and it is the role's own."""
     if not yes:
         raise click.UsageError(f"this removes every table of pgconcert in schema {name}, with its rows; add --yes")
-    gone = _visit(url, name, lambda link: tables.drop(link, name))
+    gone = visited(url, name, lambda link: tables.drop(link, name))
     _say(f"schema {name}: no table of ours is there" + (", and the schema is gone" if gone else ""))
 
 
@@ -167,7 +167,7 @@ def _meaning(found: tables.Found, known: int) -> str:
     }[found.verdict]
 
 
-def _visit(url: str | None, name: str, ask: Callable[[Link], Awaitable[T]]) -> T:
+def visited(url: str | None, name: str, ask: Callable[[Link], Awaitable[T]]) -> T:
     """What a question to the server comes to, on a connection of its own."""
     checked(name)
     logging.getLogger("pgconcert").addHandler(logging.NullHandler())  # what happened is said here, once

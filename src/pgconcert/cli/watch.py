@@ -1,8 +1,9 @@
-"""``pgconcert watch``: ``status``, again and again. Here live the loop, two screens, the difference of two looks.
+"""``pgconcert watch``: ``status``, again and again. Here live the loop, two screens, the difference of two looks at
+locks; that of two looks at what hangs on sessions stands in ``session_changes.py``.
 
-Theory. One connection, one statement for each look, so that watching costs the server next to nothing; what came and
-went between two looks is not seen. A look that fails is shown, not fatal: the next one makes a new connection. Only the
-very first must succeed, because an address that never worked is most likely a wrong one.
+Theory. Two connections and three small statements for each look, so that watching costs the server next to nothing;
+what came and went between two looks is not seen. A look that fails is shown, not fatal: the next one makes new
+connections. Only the very first must succeed, because an address that never worked is most likely a wrong one.
 """
 
 from __future__ import annotations
@@ -27,9 +28,14 @@ from rich.text import Text
 from ..errors import StatementFailed, Unavailable
 from ..postgres.lockview import Names, SeenLock, View
 from ..postgres.operator import Operator
+from ..store import Entry
 from .console import make_console, printable
 from .ending import Ending, Stopped
 from .lock_table import missing, table
+from .messaging import schema_option
+from .session_changes import entry_changes
+from .session_look import Holding, Looker
+from .session_table import tables
 from .target import namespace_option, reachable, url_option
 
 __all__ = ["Change", "changes", "command"]
@@ -72,10 +78,17 @@ def _identity(lock: SeenLock) -> tuple[object, ...]:
     return *_who(lock), lock.role, lock.slot, lock.mode if lock.role == "held" else None
 
 
+class Look(NamedTuple):
+    """What was seen."""
+
+    view: View
+    holding: Holding
+
+
 class Screen(Protocol):
     """Shows looks."""
 
-    def show(self, view: View) -> None: ...
+    def show(self, look: Look) -> None: ...
     def trouble(self, said: str) -> None: ...
 
 
@@ -84,23 +97,30 @@ class PlainScreen:
 
     def __init__(self, console: Console, names: Names, all_databases: bool) -> None:
         self._console, self._names, self._all = console, names, all_databases
-        self._seen: tuple[SeenLock, ...] | None = None
+        self._seen: Look | None = None
         self._troubled = False
 
-    def show(self, view: View) -> None:
+    def show(self, look: Look) -> None:
         if self._troubled:
             self._troubled = False
             self._say("the server is back")
-        if self._seen is None:
-            for sentence in missing(view, self._names, all_databases=self._all):
+        before = self._seen
+        if before is None:
+            for sentence in missing(look.view, self._names, look.holding, all_databases=self._all):
                 self._say(sentence)
-        for what, lock in changes(self._seen or (), view.locks):
-            happened = "held" if self._seen is None and what == "acquired" else what
+        if look.holding.trouble is not None and (before is None or before.holding.trouble is None):
+            self._say(printable(look.holding.trouble))
+        for what, lock in changes(before.view.locks if before else (), look.view.locks):
+            happened = "held" if before is None and what == "acquired" else what
             where = f"{printable(lock.database)}  " if self._all else ""
             mode = f"  {lock.mode}" if lock.mode else ""
             who = f"pid {lock.session.pid or '-'}  {printable(lock.session.application or '-')}"
             self._say(f"{where}{lock.key}  {happened}{mode}  {who}")
-        self._seen = view.locks
+        for change in entry_changes(before.holding.entries if before else (), look.holding.entries):
+            what_now = "held" if before is None else change.what
+            who = printable(str(change.session))
+            self._say(f"{_named(change.entry)}  {what_now}  token {change.entry.token}  {who}")
+        self._seen = look
 
     def trouble(self, said: str) -> None:
         if not self._troubled:
@@ -111,18 +131,26 @@ class PlainScreen:
         self._console.print(f"{datetime.now().astimezone().isoformat(' ', 'milliseconds')}  {text}", markup=False)
 
 
+def _named(entry: Entry) -> str:
+    kind, namespace, name, member = entry.subject
+    what = {"job": "job lock", "election": "election", "member": "group", "group": "group"}[kind]
+    whose = f", member {printable(member)}" if member else ""
+    where = f" in namespace {printable(namespace)}" if namespace else ""
+    return f"{what} {printable(name)}{whose}{where}"
+
+
 class LiveScreen:
-    """The table, redrawn in its place; the last one stays."""
+    """The tables, redrawn in its place; the last one stays."""
 
     def __init__(self, console: Console, names: Names, all_databases: bool) -> None:
         self._console, self._names, self._all = console, names, all_databases
-        self._view: View | None = None
+        self._look: Look | None = None
         self._trouble = ""
         self._since = 0.0
         self._live = Live(console=console, auto_refresh=False)
 
-    def show(self, view: View) -> None:
-        self._view, self._trouble = view, ""
+    def show(self, look: Look) -> None:
+        self._look, self._trouble = look, ""
         self._draw()
 
     def trouble(self, said: str) -> None:
@@ -136,18 +164,24 @@ class LiveScreen:
 
     def _picture(self) -> Group:
         parts: list[Any] = []
-        view = self._view
-        if view is not None:
+        if self._look is not None:
+            view, holding = self._look
             when = view.at.astimezone().isoformat(" ", "seconds")
             parts.append(Text(f"database {printable(view.database)}, {when}, q ends", style="dim"))
-            room = max(1, self._console.height - _FURNITURE - len(self._names.given))
+            said = len(self._names.given) + (holding.trouble is not None)
+            room = max(1, self._console.height - _FURNITURE - said)
             if view.locks:
                 parts.append(table(view.locks[:room], all_databases=self._all))
-            if (more := len(view.locks) - room) > 0:
+            more = max(0, len(view.locks) - room)
+            others, left_out = tables(holding, room - len(view.locks) - more)
+            parts += others
+            if more + left_out:
                 parts.append(
-                    Text(f"and {more} more, for which the terminal has no room: name the keys you want to see")
+                    Text(f"and {more + left_out} more, for which the terminal has no room: name what you want to see")
                 )
-            parts += map(Text, missing(view, self._names, all_databases=self._all))
+            parts += map(Text, missing(view, self._names, holding, all_databases=self._all))
+            if holding.trouble is not None:
+                parts.append(Text(printable(holding.trouble), style="dim"))
         if self._trouble:
             for_now = time.monotonic() - self._since
             parts.append(Text(f"for {for_now:.0f} s {self._trouble}", style="bold red"))
@@ -166,15 +200,16 @@ class LiveScreen:
 class _Eye:
     """Looks again and again; a connection that broke is made anew at the next look."""
 
-    def __init__(self, address: str, names: Names, all_databases: bool) -> None:
+    def __init__(self, address: str, names: Names, all_databases: bool, looker: Looker) -> None:
         self._address, self._names, self._all = address, names, all_databases
         self._operator: Operator | None = None
+        self._looker = looker
 
-    def look(self) -> View:
+    def look(self) -> Look:
         if self._operator is None:
             self._operator = Operator(self._address, name="pgconcert watch", timeout=_PATIENCE)
         try:
-            return self._operator.look(self._names, all_databases=self._all)
+            return Look(self._operator.look(self._names, all_databases=self._all), self._looker.look())
         except Unavailable:
             self.close()
             raise
@@ -231,7 +266,7 @@ def _watch(eye: _Eye, screen: Screen, keys: _Keys, interval: float) -> None:
 @click.command(
     epilog="""\b
 Examples:
-  pgconcert watch                          every advisory lock of this database
+  pgconcert watch                          all that is held in this database
   pgconcert watch invoice:42 --interval 0.2
   pgconcert watch | tee locks.log          a line for each change
 
@@ -248,17 +283,22 @@ Exit code: 0 after q; 130 after Ctrl-C; 1 if the first look fails.
 )
 @url_option
 @namespace_option
+@schema_option
 @click.option("--all-databases", is_flag=True, help="The locks of every database of the server.")
-def command(names: tuple[str, ...], interval: float, url: str | None, namespace: str, all_databases: bool) -> None:
-    """Watch who holds locks and who waits for them; with NAMEs, only these.
+def command(
+    names: tuple[str, ...], interval: float, url: str | None, namespace: str, schema: str, all_databases: bool
+) -> None:
+    """Watch who holds locks and who waits for them, job locks, elections and groups; with NAMEs, only these.
 
-    A lock that is taken and given back between two looks is not seen.
+    What is taken and given back between two looks is not seen.
     """
     wanted = Names(names, namespace)
     console = make_console()
     try:
         with Ending() as ending, ExitStack() as stack:
-            eye = _Eye(stack.enter_context(reachable(url)), wanted, all_databases)
+            address = stack.enter_context(reachable(url))
+            looker = stack.enter_context(Looker(address or None, schema, "pgconcert watch", names, namespace))
+            eye = _Eye(address, wanted, all_databases, looker)
             stack.callback(eye.close)
             screen: Screen
             if console.is_terminal:
