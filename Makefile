@@ -69,6 +69,7 @@ bench-smoke: install ## the benchmarks, short and without peers: do they still r
 	@$(BIN)/python benchmarks/locks.py --smoke
 	@$(BIN)/python benchmarks/blocking.py --smoke
 	@$(BIN)/python benchmarks/pubsub.py --smoke
+	@$(BIN)/python benchmarks/sessions.py --smoke
 
 .PHONY: check
 check: test lint types contracts docs bench-smoke test-pythons ## every gate

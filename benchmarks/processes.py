@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from candidate import Address, AsyncCandidate, BlockingCandidate, Key, loop_factory, shares
+from candidate import Address, AsyncCandidate, BlockingCandidate, Candidate, Key, Spec, loop_factory, shares
 from peers import CANDIDATES
 from turns import confessing
 
@@ -109,12 +109,14 @@ class Inline(AsyncCandidate):
 
 
 class Group:
-    """`size` processes that use one candidate on the same keys, at the same time.
+    """`size` processes that use one candidate on the same keys, at the same time: the one that has this name in the
+    benchmark of locks, or `spec`.
 
     Raises `RuntimeError` with the member's own error, `ModuleNotFoundError` if the candidate is not installed.
     """
 
-    def __init__(self, name: str, address: Address, size: int, tasks: int) -> None:
+    def __init__(self, name: str, address: Address, size: int, tasks: int, spec: Spec[Candidate] | None = None) -> None:
+        spec = spec or CANDIDATES[name]
         context = multiprocessing.get_context("spawn")
         self.name = name
         self.shared = context.RawArray("q", WAITING + size)
@@ -122,7 +124,7 @@ class Group:
         self.members: list[Any] = []
         for index in range(size):
             pipe, theirs = context.Pipe()
-            arguments = (name, address, index, tasks, self.shared, theirs)
+            arguments = (spec, address, index, tasks, self.shared, theirs)
             process = context.Process(target=member, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -156,10 +158,11 @@ class Group:
             values.append(value)
         return values
 
-    def alternate(self, seconds: float) -> list[int]:
+    def alternate(self, seconds: float, settle: float = SETTLE) -> list[int]:
         """Two members hand one lock back and forth; the latencies in nanoseconds."""
         self.shared[:] = [NOBODY, NOBODY, *[0] * (len(self.shared) - 2)]
-        first, second = self.ask("alternate", time.monotonic_ns() + int(seconds * 1e9), patience=seconds + 30)
+        stop = time.monotonic_ns() + int(seconds * 1e9)
+        first, second = self.ask("alternate", stop, settle, patience=seconds + 30)
         return [*first, *second]
 
     def contend(self, cycles: int, keys: int, patience: float) -> list[AsyncHold]:
@@ -185,9 +188,8 @@ class Group:
                 process.join()
 
 
-def member(name: str, address: Address, index: int, tasks: int, shared: Any, pipe: Any) -> None:
+def member(spec: Spec[Candidate], address: Address, index: int, tasks: int, shared: Any, pipe: Any) -> None:
     """The whole life of one process of a group."""
-    spec = CANDIDATES[name]
     with confessing(pipe, spec.pip):
         made = spec.make()
         candidate = Inline(made) if isinstance(made, BlockingCandidate) else made
@@ -212,7 +214,7 @@ async def serve(candidate: AsyncCandidate, address: Address, index: int, tasks: 
         await candidate.close()
 
 
-async def alternate(candidate: AsyncCandidate, index: int, shared: Any, stop: int) -> list[int]:
+async def alternate(candidate: AsyncCandidate, index: int, shared: Any, stop: int, settle: float) -> list[int]:
     clock, other = time.monotonic_ns, 1 - index
     latencies: list[int] = []
     while clock() < stop:
@@ -225,7 +227,7 @@ async def alternate(candidate: AsyncCandidate, index: int, shared: Any, stop: in
         shared[OWNER] = index
         while not shared[WAITING + other] and clock() < stop:
             await asyncio.sleep(POLL)
-        await asyncio.sleep(SETTLE)
+        await asyncio.sleep(settle)
         awaited = bool(shared[WAITING + other])
         shared[RELEASER] = index if awaited else NOBODY
         shared[RELEASED_AT] = clock()

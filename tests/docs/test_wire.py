@@ -20,6 +20,8 @@ import pytest
 from pgconcert.keys import KeySpace, agreement_pair, gate_pair, interest_pair, slot_pair
 from pgconcert.pubsub.codec import codec_for
 from pgconcert.pubsub.envelope import Envelope, Spill, encode, parse
+from pgconcert.sessions.wakes import wake_channel, wake_mark
+from pgconcert.store import COUNTER_BITS, Kind, Subject
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/reference/wire.md").read_text()
 BEYOND_LOCKS = 2**64
@@ -114,6 +116,23 @@ def test_kept_payloads(number: str, payload: str, wire: str) -> None:
     assert encode(b"", spill=spill) == text(wire)
     assert parse(text(wire)) == Envelope(b"", spill=spill)
     assert spill.matches(kept)
+
+
+@pytest.mark.parametrize(("namespace", "channel"), table("namespace", "channel of wake-ups"))
+def test_channels_of_wake_ups(namespace: str, channel: str) -> None:
+    assert wake_channel(namespace) == channel
+
+
+@pytest.mark.parametrize(("kind", "name", "mark"), table("kind", "name", "mark"))
+def test_marks_of_names(kind: Kind, name: str, mark: str) -> None:
+    assert wake_mark(Subject(kind, "any", name)) == mark.encode()
+    if kind == "group":
+        assert wake_mark(Subject("member", "any", name, "some member")) == mark.encode()
+
+
+@pytest.mark.parametrize(("token", "epoch", "count"), table("token", "epoch", "count"))
+def test_tokens(token: str, epoch: str, count: str) -> None:
+    assert divmod(int(token), 1 << COUNTER_BITS) == (int(epoch), int(count))
 
 
 class Colour(Enum):
