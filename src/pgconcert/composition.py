@@ -158,7 +158,7 @@ class Composition(Generic[R]):
             asyncio.get_running_loop(),
             self.events,
             namespace=self._keys.namespace,
-            application=self._called,
+            application=self._called.encode("ascii", "replace").decode(),  # whatever the database can spell
             data=self._about,
             watchdog=self._watchdog,
             network_timeout=self._network_timeout,

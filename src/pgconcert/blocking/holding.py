@@ -46,7 +46,7 @@ class Holding:
 
         :param name: a text of 1 to 1,000 encoded bytes; not the same as a lock of that name.
         :param ttl: seconds after the last heartbeat until others may take over (0.1 to 86,400).
-        :param interval: seconds between heartbeats; ``ttl / 4`` by default, less than ``ttl / 2``.
+        :param interval: seconds between heartbeats, 0.01 or more; ``ttl / 4`` by default, less than ``ttl / 2``.
         :param check: seconds after which whoever waits looks again, at the latest; ``ttl / 2`` by default. A release is
             taken up at once, and the end of a holder's time when it comes.
         :param timeout: seconds after which a heartbeat without an answer has failed; ``interval / 2`` by default, less
