@@ -92,11 +92,12 @@ def way(request: pytest.FixtureRequest, cluster: OwnCluster) -> Iterator[str]:
 
 def write_until_unflushed(other: psycopg.Connection[tuple[object, ...]]) -> int:
     """Write rows of which at least the last is not on disk, though somebody flushes now and then: the last one."""
-    for last in range(20, 10_000):
+    last, unflushed = 19, False
+    while last < 10_000 and not unflushed:
+        last += 1
         other.execute("insert into control values (%s)", [last])
-        unflushed = other.execute("select pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()").fetchone()
-        if unflushed == (True,):
-            break
+        ahead = other.execute("select pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()").fetchone()
+        unflushed = ahead == (True,)
     return last
 
 

@@ -313,13 +313,13 @@ if not pid:
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 assert not hold.lost and not world.empty
 
-async def turns():
-    for _ in range(20):
+async def renewed():
+    while c.health().sessions[0].trusted_for < 30:
         await asyncio.sleep(0.001)
 
 for _ in range(10):
     clock.advance(10.0)
-    runner.run(turns())
+    runner.run(renewed())
 assert not hold.lost
 runner.run(hold.release())
 assert not hold.lost
