@@ -156,6 +156,7 @@ def test_plain_lines_tell_the_story(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "more"), [(110, {}), (60, {"PYTHONIOENCODING": "ascii"})], ids=["wide", "narrow and ASCII"]
 )
+@pytest.mark.long
 def test_a_terminal_gets_a_moving_picture(folder: Path, columns: int, more: dict[str, str]) -> None:
     code, written = on_terminal(command(folder, *SHORT), columns=columns, **more)
     assert code == 0, written[-2000:]

@@ -143,6 +143,7 @@ def test_a_requested_release_ends_the_command(database: str, unique: str) -> Non
         )
 
 
+@pytest.mark.long
 def test_a_command_that_ignores_the_end_is_killed_and_only_then_is_it_free(database: str, unique: str) -> None:
     options = ("--grace", "0.3", "--url", database)
     with Running("--job", unique, *options, "--", "sh", "-c", STUBBORN) as running:

@@ -235,6 +235,7 @@ def random_interrupts(database: str, process: Worker, count: int, limit: float) 
     assert process.wait() == 0
 
 
+@pytest.mark.long
 def test_random_interrupts(database: str, worker: Callable[..., Worker]) -> None:
     random_interrupts(database, worker(PROGRAM, database, "300"), 300, 50)
 

@@ -167,6 +167,7 @@ def test_another_thread_gets_what_was_not_taken(world: str, capacity: int) -> No
 
 @every_step
 @pytest.mark.filterwarnings("ignore:unclosed (event loop|<socket):ResourceWarning")
+@pytest.mark.long
 def test_an_interrupt_at_every_step_of_a_life(world: str) -> None:
     """Opened, used and closed: whatever is interrupted, what the exit of the interpreter does ends it."""
 

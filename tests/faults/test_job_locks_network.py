@@ -129,13 +129,14 @@ async def test_an_acquisition_whose_answer_is_cut_off_is_ours(
 
 
 @both_engines
+@pytest.mark.long
 async def test_an_acquisition_that_is_cancelled_before_its_answer_leaves_nothing(
     server: Server, tables: str, proxy: FaultProxy, unique: str, engine: Engine
 ) -> None:
     async with through(proxy, server, tables, engine) as c:
-        async with c.job_lock(f"{unique} before"):
-            pass
         for cut in (False, True):
+            async with c.job_lock(f"{unique} before"):
+                pass  # so nothing is under way, and what is asked next leaves at once
             proxy.pause("to_client")
             acquiring = asyncio.create_task(c.job_lock(unique).acquire())
             await eventually_async(lambda: row(tables, unique).session is not None, what="the server has granted it")

@@ -46,6 +46,7 @@ def orders(url: str, path: Path, engine: Literal["loop", "thread"]) -> Orders:
 
 
 @pytest.mark.parametrize("engine", ["loop", "thread"])
+@pytest.mark.long
 def test_no_deadlock_and_no_overlap(
     server: Server,
     database: str,

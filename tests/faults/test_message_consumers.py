@@ -26,6 +26,7 @@ CAPACITY = 50
 
 
 @pytest.mark.parametrize(("engine", "overflow"), [("loop", "drop_newest"), ("thread", "drop_oldest")])
+@pytest.mark.long
 async def test_one_stuck_consumer_among_a_thousand(database: str, engine: Any, overflow: Any) -> None:
     async with AsyncCoordinator(database, engine=engine, network_timeout=1.0) as c:
         lost, failed, opened = seen(c, LinkLost), seen(c, HandlerFailed), seen(c, LinkOpened)

@@ -152,6 +152,7 @@ def stop(process: Worker) -> None:
 
 @both_engines
 @pytest.mark.parametrize("cut", [False, True], ids=["its session lives", "its session ends"])
+@pytest.mark.long
 def test_a_stopped_subscriber(
     server: Server, database: str, worker: Callable[..., Worker], tmp_path: Path, engine: Engine, cut: bool
 ) -> None:

@@ -48,6 +48,7 @@ def killed(
 
 
 @both_engines
+@pytest.mark.long
 def test_ten_kills_under_load(server: Server, tables: str, worker: Start, tmp_path: Path, engine: Engine) -> None:
     verdict, faults = killed(server, tables, worker, tmp_path, 10, engine)
     assert verdict.wrong == []
@@ -79,6 +80,7 @@ def test_without_any_fault_nothing_is_missed(server: Server, tables: str, worker
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
+@pytest.mark.long
 def test_a_restart_under_load(own_server: OwnServer, tables: str, worker: Start, tmp_path: Path, mode: str) -> None:
     """The server goes and comes back, with all connections of everybody."""
     with cast(own_server, tables, worker, tmp_path / "history") as running:

@@ -278,6 +278,7 @@ with runner() as work:
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.long
 def test_a_shutdown_drains(
     server: Server, database: str, worker: Start, engine: str, loop: str, number: signal.Signals
 ) -> None:

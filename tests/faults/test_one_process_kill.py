@@ -156,6 +156,7 @@ def test_the_active_one_is_killed_thirty_times(
 
 
 @both_engines
+@pytest.mark.long
 def test_a_release_is_taken_up_at_once(
     server: Server, database: str, worker: Start, tmp_path: Path, engine: Engine
 ) -> None:
@@ -186,6 +187,7 @@ def stopped_for_a_while(company: Company, number: int) -> None:
 
 
 @both_engines
+@pytest.mark.long
 def test_the_active_one_is_stopped_until_another_has_taken_over(
     server: Server, database: str, worker: Start, tmp_path: Path, engine: Engine
 ) -> None:
@@ -206,6 +208,7 @@ def test_the_active_one_is_stopped_ten_times(
 
 
 @both_engines
+@pytest.mark.long
 def test_the_lock_of_the_active_one_is_lost(
     server: Server, database: str, worker: Start, tmp_path: Path, engine: Engine
 ) -> None:
@@ -217,6 +220,7 @@ def test_the_lock_of_the_active_one_is_lost(
 
 
 @both_engines
+@pytest.mark.long
 def test_the_active_one_is_deaf_for_a_moment(
     server: Server, database: str, worker: Start, tmp_path: Path, engine: Engine
 ) -> None:

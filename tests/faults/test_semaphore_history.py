@@ -38,6 +38,7 @@ def orders(url: str, path: Path, engine: Literal["loop", "thread"]) -> Orders:
 
 
 @pytest.mark.parametrize("engine", ["loop", "thread"])
+@pytest.mark.long
 def test_never_more_than_the_permits(
     server: Server,
     database: str,

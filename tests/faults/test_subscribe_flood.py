@@ -86,6 +86,7 @@ async def cycles(url: str, path: Path, start: Callable[..., Worker], times: int,
 
 @pytest.mark.parametrize("engine", ["loop", "thread"])
 @pytest.mark.parametrize("linger", [0.0, 0.01, 10.0])
+@pytest.mark.long
 async def test_400_cycles_under_flood(
     database: str,
     worker: Callable[..., Worker],

@@ -86,6 +86,7 @@ def _has_grown(path: Path, size: int) -> bool:
     return path.stat().st_size > size
 
 
+@pytest.mark.long
 async def test_a_writer_gets_in(
     server: Server,
     database: str,

@@ -282,6 +282,7 @@ async def test_a_forgotten_exit_stack_is_no_deadlock(database: str) -> None:
 
 @both_engines
 @pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.long
 async def test_nothing_is_kept_of_holds_without_an_end(
     database: str, server: Server, engine: Engine, lost: bool
 ) -> None:

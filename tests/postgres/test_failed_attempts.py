@@ -164,6 +164,7 @@ async def test_a_lock_held_here_is_named_without_asking(database: str, engine: E
 
 
 @both_engines
+@pytest.mark.long
 async def test_room_for_some(own_server: OwnServer, engine: Engine) -> None:
     """Claims that arrive before the link does: as many as the server has room for are granted, the others refused."""
     spare, wanted = 10, 25

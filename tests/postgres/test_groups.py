@@ -36,6 +36,7 @@ async def told(changes: AsyncChanges[MemberChange], count: int) -> list[tuple[st
 
 
 @both_engines
+@pytest.mark.long
 async def test_many_members(tables: str, unique: str, engine: Engine) -> None:
     """A thousand memberships of one process are renewed by one statement, and seen by one look."""
     async with (

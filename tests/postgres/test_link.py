@@ -123,6 +123,7 @@ async def test_large_parameter_and_result(database: str) -> None:
 
 
 @pytest.mark.both_loops
+@pytest.mark.long
 async def test_back_pressure(database: str) -> None:
     """40 statements of 2 MB up and 5 MB down, sent at once, do not lock the two sides against each other."""
     link, _ = await link_to(database)

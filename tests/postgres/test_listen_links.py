@@ -116,6 +116,7 @@ async def test_reconnect_limit_at_the_start() -> None:
         assert len(play.told(ConnectFailed)) == 6
 
 
+@pytest.mark.long
 async def test_reconnect_limit_counts_in_a_row(proxy: FaultProxy, server: Server, database: str) -> None:
     """A link that was proven ends the row: failures before it do not count."""
     async with messaging(proxy.url(server.over_tcp(database)), reconnect_limit=2) as play:

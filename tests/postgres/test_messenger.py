@@ -139,6 +139,7 @@ async def test_a_database_of_another_encoding(server: Server) -> None:
 # losses
 
 
+@pytest.mark.long
 async def test_killed_under_flood(database: str, server: Server) -> None:
     """Each kill is told to every ear, and outside the windows so told nothing is missing."""
     async with messaging(database) as play:

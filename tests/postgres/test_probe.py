@@ -223,6 +223,7 @@ async def test_a_pooler_whose_mode_cannot_be_told(
 
 
 @pytest.mark.needs("pgbouncer")
+@pytest.mark.long
 async def test_a_transaction_pooler_far_away(database: str, pgbouncer: Callable[..., PgBouncer]) -> None:
     """A second connection that takes more than a second is waited for, not taken for a refusal."""
     pooled = pgbouncer("transaction", pool_size=4)

@@ -132,6 +132,7 @@ async def test_talk_of_others_makes_pulses_needless(database: str) -> None:
         assert link_of(listener).statements == before
 
 
+@pytest.mark.long
 async def test_a_blocked_loop_is_not_deafness(database: str) -> None:
     """However long the loop stands still, at whatever point of a pulse: the link is kept."""
     async with listening(database, timeout=0.2) as listener:

@@ -82,6 +82,7 @@ async def _watched(c: AsyncCoordinator) -> None:
 
 
 @pytest.mark.parametrize("cycle", [_job, _tried, _stopped, _led, _observed, _joined, _watched])
+@pytest.mark.long
 async def test_nothing_is_left_to_the_collector_of_circles(
     world: str, cycle: Callable[[AsyncCoordinator], Awaitable[None]]
 ) -> None:

@@ -160,6 +160,7 @@ async def test_the_first_lock_that_fails_ends_the_entry(world: str) -> None:
 
 @pytest.mark.parametrize("delivery", WAYS)
 @pytest.mark.parametrize("ender", ["close", "cancel"])
+@pytest.mark.long
 async def test_an_entry_ends_at_any_moment(world: str, delivery: Delivery, ender: str) -> None:
     """Closed or cancelled in whatever turn, an entry is over at once, complains to nobody, and the next who comes gets
     every message: nothing of it is left."""
