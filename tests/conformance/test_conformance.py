@@ -49,6 +49,7 @@ def test_memory(case: Case, engine: Engine) -> None:
 
 
 @every_case
+@pytest.mark.long
 def test_memory_on_another_event_loop(case: Case) -> None:
     uvloop = pytest.importorskip("uvloop", reason="needs uvloop")
     run(case, memory(), loop_factory=uvloop.new_event_loop)

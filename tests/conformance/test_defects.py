@@ -180,6 +180,7 @@ def play(defect: type[ToyBackend], name: str) -> None:
 
 @pytest.mark.parametrize(("defect", "name"), DEFECTS.items(), ids=lambda value: getattr(value, "__name__", None))
 @pytest.mark.filterwarnings("ignore")  # what is broken leaves holds and errors behind
+@pytest.mark.long
 def test_a_defect_is_found(defect: type[ToyBackend], name: str) -> None:
     with pytest.raises((AssertionError, ExceptionGroup, ConnectionError)):
         play(defect, name)

@@ -396,6 +396,7 @@ def place(defect: Defect) -> Place:
 
 @pytest.mark.parametrize(("defect", "name"), DEFECTS.items(), ids=lambda value: getattr(value, "__name__", None))
 @pytest.mark.filterwarnings("ignore")  # what is broken leaves tasks and errors behind
+@pytest.mark.long
 def test_a_defect_is_found(defect: Defect, name: str) -> None:
     (case,) = [case for case in cases() if str(case) == name]
     with pytest.raises((AssertionError, ExceptionGroup, ConfigurationError)):

@@ -222,6 +222,7 @@ def test_a_fork_while_subscribed(server: Server, database: str, worker: Start, e
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("end", ENDS)
+@pytest.mark.long
 def test_the_end_of_a_program(server: Server, database: str, end: str, engine: str, loop: str) -> None:
     """It does not hang, and has one traceback at most: its own."""
     if loop == "uvloop":

@@ -46,7 +46,8 @@ async def told(changes: AsyncChanges[LeaderChange], count: int) -> list[tuple[bo
 @both_engines
 async def test_a_hundred_observers(tables: str, unique: str, engine: Engine) -> None:
     """Each is told everything, in order; together they cost a few statements for each change, for they look in one."""
-    async with AsyncCoordinator(tables) as a, AsyncCoordinator(tables, engine=engine) as b:
+    # so patient with the network that no look at a silent link is counted
+    async with AsyncCoordinator(tables) as a, AsyncCoordinator(tables, engine=engine, network_timeout=60) as b:
         observers = [still(b, unique).observe() for _ in range(100)]
         await asyncio.gather(*(one.__aenter__() for one in observers))
         await eventually_async(lambda: listens(b), what="it listens")

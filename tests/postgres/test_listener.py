@@ -196,7 +196,7 @@ async def test_link_ends_when_nothing_is_wanted(database: str, server: Server, m
         assert link is not None
         heard.leave()
         await eventually_async(lambda: link.pid not in {session.pid for session in server.sessions()})
-        assert listener.keeper.health().state == "idle"
+        await eventually_async(lambda: listener.keeper.health().state == "idle", what="its keeper has come to rest")
         await Heard(listener, "short again").until_ready()
 
 
