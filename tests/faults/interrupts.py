@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,14 +59,22 @@ class Injector:
         return self._stepped
 
     def run(self, work: Callable[[], object]) -> None:
-        """Do it; the interrupt ends it."""
-        before = sys.gettrace()
-        with contextlib.suppress(KeyboardInterrupt):
-            sys.settrace(self._called)
-            try:
-                work()
-            finally:
-                sys.settrace(before)
+        """Do it; the interrupt ends it.
+
+        Nothing is collected meanwhile: the interpreter cannot bear that a finaliser which the collector calls is
+        interrupted in this way (a real signal waits until it has ended)."""
+        before, collects = sys.gettrace(), gc.isenabled()
+        gc.disable()
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                sys.settrace(self._called)
+                try:
+                    work()
+                finally:
+                    sys.settrace(before)
+        finally:
+            if collects:
+                gc.enable()
         self._last.clear()  # it keeps frames, and they keep what was dropped
 
 

@@ -174,6 +174,7 @@ async def test_long_waits_for_many_keys_cost_one_question_a_look(
     keys = 200
     monkeypatch.setattr(waiting, "_RECHECK", 0.1)
     looks = cycles = 0
+    ours: object = None
     look_again = waiting.Waiting._look_again
 
     def counted(self: waiting.Waiting) -> None:
@@ -186,10 +187,10 @@ async def test_long_waits_for_many_keys_cost_one_question_a_look(
         AsyncCoordinator(database) as outside,
         AsyncCoordinator(database, network_timeout=QUIET) as c,
     ):
+        ours = c._backend.locker.waiting  # type: ignore[attr-defined]
         theirs = await asyncio.gather(*(outside.lock(n).acquire() for n in range(keys)))
         tasks = [asyncio.create_task(c.lock(n).acquire()) for n in range(keys)]
         await until_marked(database, keys)
-        ours = c._backend.locker.waiting  # type: ignore[attr-defined]
         told = seen(c, StillWaiting)
         monkeypatch.setattr(waiting, "_STILL_WAITING", 0.2)
         before = statements(c, "lock")
