@@ -52,8 +52,8 @@ class Observer:
         self.kept: list[tuple[Request[Any], Callable[[], None], Answer[Any]]] = []
         self.deaf = False
         """Nothing reaches the store, and nothing is answered."""
-        self.stalled: list[Request[Any]] = []
-        """What did not reach it."""
+        self.stalled: list[tuple[float, Request[Any]]] = []
+        """What did not reach it, and when."""
         self._store = store
 
     @property
@@ -67,7 +67,7 @@ class Observer:
     def ask(self, request: Request[T], answer: Answer[T]) -> None:
         self.asked.append(request)
         if self.deaf:
-            self.stalled.append(request)
+            self.stalled.append((self.clock.now() if self.clock is not None else 0.0, request))
             self.kept.append((request, partial(answer.set_exception, Unavailable("it never arrived")), answer))
         elif type(request) in self.keeps:
             self._store.ask(request, Told(partial(self._keep, request, answer), partial(self._fail, request, answer)))
@@ -93,7 +93,8 @@ class Observer:
 
     def arrive_late(self) -> list[Request[Any]]:
         """What did not reach the store reaches it now, although it was asked again long ago. What it was."""
-        stalled, self.stalled = self.stalled, []
+        stalled = [request for _, request in self.stalled]
+        self.stalled.clear()
         for request in stalled:
             self._store.ask(request, Told(ignore, ignore))
         return stalled

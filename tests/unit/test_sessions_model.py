@@ -181,11 +181,16 @@ class Engines(RuleBasedStateMachine):
 
     @rule(which=which)
     def arrive_late(self, which: int) -> None:
-        """A Take draws another token then: whoever has the older one may believe in it until the next heartbeat."""
+        """A Take draws another token then: whoever has the older one may believe in it until the next heartbeat.
+
+        What is later than a ttl is not looked for, so it does not come here."""
         store = self.houses[which].store
         late: list[Request[Any]] = []
         if not store.deaf:
-            store.stalled = [request for request in store.stalled if isinstance(request, (Take, Give, Unmark))]
+            begin = self.clock.now() - min(times.ttl for times in TIMINGS)
+            store.stalled = [
+                (at, it) for at, it in store.stalled if at > begin and isinstance(it, (Take, Give, Unmark))
+            ]
             self.do(lambda: late.extend(store.arrive_late()))
         subjects = {request.subject for request in late if isinstance(request, Take)}
         self.excuse([one for one in self.all if one.house == which and one.asked.claim.key.subject in subjects])

@@ -114,6 +114,8 @@ class Giver:
                 office.wakes.changed(self.subject, wake=waited)
             elif claim is not None:
                 claim.reason = _NOT_OURS  # before its release is answered, so that whoever waits for that says so
+                if claim.session is not None:
+                    claim.session.suspect()  # a Take may have been carried out late, and has it by another token
         settle(waiter)
         first = self._queue.first
         if waited and not office.closed and not (first is not None and first.key.preferred):

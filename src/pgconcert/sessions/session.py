@@ -100,8 +100,9 @@ class Session:
         self.trusted_until = max(self.trusted_until, self._until(sent))
 
     def suspect(self) -> None:
-        """Something was asked for it without an answer, which may be carried out late."""
-        self.suspect_until = self._clock.now() + self.timing.ttl
+        """Something was asked for it without an answer, which may be carried out late: up to a ttl, and the heartbeat
+        that follows is to look too."""
+        self.suspect_until = self._clock.now() + self.timing.ttl + self.timing.interval
 
     def distrust(self) -> str | None:
         """Why what hangs on it cannot be relied upon; ``None`` while it can. From any thread, at any time."""
