@@ -16,6 +16,7 @@ import secrets
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Final
 
 import hypothesis
 import pytest
@@ -48,12 +49,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+_ON_EVERY_SERVER: Final = (
+    "test_conformance", "test_fixtures", "test_function_tasks", "test_guard", "test_lockmodel", "test_locks",
+    "test_messenger", "test_probe", "test_schema", "test_semaphore", "test_session_store", "test_shared", "test_store",
+    "test_table", "test_task",
+)  # fmt: skip
+"""Files below `postgres` about what we say to a server and what it answers. All the others are about what we do
+besides, and run on the other servers with the long tests only."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # a run in the background (nohup, a shell's &) ignores these, and so would every program that the tests start
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for ignored in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(ignored) is signal.SIG_IGN:
+            signal.signal(ignored, signal.SIG_DFL)
     config.addinivalue_line("markers", "long: takes more than a few seconds, or much of the machine")
     config.addinivalue_line("markers", "needs(program): needs a program of a Debian package")
 
@@ -64,9 +75,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = ["given"] if _GIVEN_URL else ["pg18"]
     path = Path(metafunc.definition.path)
     everywhere = path.is_relative_to(Path(__file__).parent / "postgres") and "standby" not in metafunc.fixturenames
-    if everywhere and not _GIVEN_URL:
-        names += [name for name in debian_servers() if name != "pg18"] or ["debian"]
-    metafunc.parametrize("server", names, indirect=True, scope="session")
+    others = [name for name in debian_servers() if name != "pg18"] or ["debian"]
+    marks = () if path.stem.startswith(_ON_EVERY_SERVER) else (pytest.mark.long,)
+    more = [pytest.param(name, marks=marks) for name in others] if everywhere and not _GIVEN_URL else []
+    metafunc.parametrize("server", [*names, *more], indirect=True, scope="session")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

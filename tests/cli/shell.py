@@ -19,6 +19,10 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from click.testing import CliRunner
+
+from pgconcert.cli.group import group
+
 LIMIT: Final = 40.0
 
 _UNWANTED: Final = {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES", "PGCONCERT_URL", "DATABASE_URL"}
@@ -37,6 +41,14 @@ def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "pgconcert", *arguments],
         capture_output=True, text=True, timeout=LIMIT, env=environment(**more), stdin=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+def refused(*arguments: str) -> str:
+    """What a call says that cannot be meant, in one line. It is made in this process, for it never comes to run."""
+    called = CliRunner(env=environment()).invoke(group, arguments, prog_name="pgconcert")
+    assert called.exit_code == 2, called.output
+    assert called.stdout == ""
+    return " ".join(called.stderr.split())
 
 
 class Running:
