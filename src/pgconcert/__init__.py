@@ -38,6 +38,7 @@ from .errors import (
     RequestTimeout,
     SchemaMissing,
     SessionLost,
+    SessionNotFound,
     StandbyRefused,
     StatementFailed,
     Stopped,
@@ -77,8 +78,11 @@ if TYPE_CHECKING:
         Lock,
         LockSet,
         Membership,
+        Runner,
+        RunnerGroup,
         Semaphore,
         Subscription,
+        TaskQueue,
     )
     from .election import AsyncCandidacy, AsyncElection, AsyncLeadership
     from .groups import AsyncGroup, AsyncJoining, AsyncMembership
@@ -86,6 +90,12 @@ if TYPE_CHECKING:
     from .members import Member, MemberChange
     from .pubsub.codec import Codec
     from .pubsub.fanout import AsyncFanOut, AsyncFanOutSubscription, FanOutStatistics
+    from .tasks.group import AsyncRunnerGroup
+    from .tasks.queue import AsyncTaskQueue
+    from .tasks.runner import AsyncRunner, RunnerState, RunnerStatistics
+    from .tasks.sources import FunctionTasks, QueueTasks, TableTasks, TaskSource
+    from .tasks.task import Task
+    from .taskstore import NewTask, QueueInfo, TaskInfo
     from .terms import Leader, LeaderChange
     from .watching import AsyncChanges
 
@@ -109,8 +119,11 @@ __all__ = [
     "AsyncLock",
     "AsyncLockSet",
     "AsyncMembership",
+    "AsyncRunner",
+    "AsyncRunnerGroup",
     "AsyncSemaphore",
     "AsyncSubscription",
+    "AsyncTaskQueue",
     "Backend",
     "Broker",
     "BrokerClosed",
@@ -130,6 +143,7 @@ __all__ = [
     "FanOut",
     "FanOutStatistics",
     "FanOutSubscription",
+    "FunctionTasks",
     "Gap",
     "GivenUp",
     "Group",
@@ -165,6 +179,7 @@ __all__ = [
     "Message",
     "MessagesLost",
     "Messenger",
+    "NewTask",
     "NotHeld",
     "NotifyQueueFull",
     "PayloadInvalid",
@@ -176,14 +191,21 @@ __all__ = [
     "PublishManyFailed",
     "PublishUncertain",
     "Publisher",
+    "QueueInfo",
+    "QueueTasks",
     "Reconnected",
     "RequestFailed",
     "RequestTimeout",
+    "Runner",
+    "RunnerGroup",
+    "RunnerState",
+    "RunnerStatistics",
     "SchemaMissing",
     "Semaphore",
     "SessionHealth",
     "SessionInfo",
     "SessionLost",
+    "SessionNotFound",
     "Shutdown",
     "StandbyRefused",
     "StatementFailed",
@@ -192,6 +214,11 @@ __all__ = [
     "Subscriber",
     "Subscription",
     "SubscriptionStatistics",
+    "TableTasks",
+    "Task",
+    "TaskInfo",
+    "TaskQueue",
+    "TaskSource",
     "Unavailable",
     "WouldDeadlock",
     "__version__",
@@ -240,6 +267,22 @@ _WHEN_NEEDED = {
     "Leader": ".terms",
     "LeaderChange": ".terms",
     "AsyncChanges": ".watching",
+    "Runner": ".blocking",
+    "RunnerGroup": ".blocking",
+    "TaskQueue": ".blocking",
+    "AsyncRunnerGroup": ".tasks.group",
+    "AsyncTaskQueue": ".tasks.queue",
+    "AsyncRunner": ".tasks.runner",
+    "RunnerState": ".tasks.runner",
+    "RunnerStatistics": ".tasks.runner",
+    "FunctionTasks": ".tasks.sources",
+    "QueueTasks": ".tasks.sources",
+    "TableTasks": ".tasks.sources",
+    "TaskSource": ".tasks.sources",
+    "Task": ".tasks.task",
+    "NewTask": ".taskstore",
+    "QueueInfo": ".taskstore",
+    "TaskInfo": ".taskstore",
 }
 """Whoever has an event loop does not pay for the words of threads, and hardly anybody for all of them."""
 

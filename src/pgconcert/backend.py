@@ -46,10 +46,12 @@ WAITING: Final = 0
 GRANTED: Final = 1
 DONE: Final = 2
 
-Capability = Literal["exclusion", "processes", "shared", "semaphores", "messages", "payloads", "claims", "sessions"]
+Capability = Literal[
+    "exclusion", "processes", "shared", "semaphores", "messages", "payloads", "claims", "sessions", "tasks"
+]
 """What a backend can do: keep claims apart at all, also between processes; shared locks; semaphores; carry messages;
 also those too large for a notification (``spill``, ``fetch``); let one process handle a message (``claim``); keep
-sessions, and what hangs on them (``store.py``)."""
+sessions, and what hangs on them (``store.py``); keep queues of tasks (``taskstore.py``)."""
 
 
 class Claim(Grant):

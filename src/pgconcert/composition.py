@@ -188,7 +188,8 @@ class Composition(Generic[R]):
             what = {
                 "shared": "shared locks",
                 "messages": "messages: it can neither publish nor listen",
-                "sessions": "sessions: it keeps neither job locks nor elections nor groups",
+                "sessions": "sessions: it keeps neither job locks nor elections nor groups, and runners share nothing",
+                "tasks": "tasks: it keeps no queues",
             }.get(needed, needed)
             raise ConfigurationError(f"the backend {type(self._given).__name__} has no {what}")
         register = self._register
@@ -200,6 +201,16 @@ class Composition(Generic[R]):
         if shared is not True and shared is not False:
             raise ConfigurationError(f"shared must be True or False, not {given(shared)}")
         return self._checked("shared" if shared else None)
+
+    def _check_sharing(self, source: object) -> None:
+        """Raise unless the backend has what a source needs, and, for all but a queue by its name, runners may be made
+        now."""
+        from .tasks.sources import FunctionTasks, QueueTasks, TableTasks
+
+        queue = isinstance(source, str)
+        if self._state == "closing" and not queue:
+            raise CoordinatorClosed("this coordinator is being closed: no runner begins any more")
+        self._checked("tasks" if queue or isinstance(source, (QueueTasks, TableTasks, FunctionTasks)) else "sessions")
 
     def _open_register(self) -> R:
         register = self._register

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from weakref import WeakSet
 
 from .acquiring import Register
 from .backend import Backend
@@ -18,6 +19,7 @@ from .locks import AsyncLock, AsyncSemaphore
 from .locksets import AsyncLockSet
 from .pubsub.messaging import AsyncMessaging, Messages
 from .sessions.verbs import AsyncHolding
+from .tasks.verbs import AsyncTasking, stop_all
 
 if TYPE_CHECKING:
     from .enginethread import ThreadedBackend
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncCoordinator"]
 
 
-class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding):
+class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding, AsyncTasking):
     """The one object of a program that coordinates. Use it as ``async with``, or ``open()`` and ``close()``.
 
     :param address: a connection string (libpq URL or key=value; SQLAlchemy's ``postgresql+driver://`` too), a callable
@@ -109,6 +111,7 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding):
         self._by_key: dict[int, AsyncHold] = {}
         self._open_messages: Messages | None = None
         self._session_register: SessionRegister[Register] | None = None
+        self._runners = WeakSet()
         self._closing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -141,20 +144,23 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding):
     async def close(self) -> None:
         """Release everything, lose what is still held, and close the links. Idempotent, in any state.
 
-        Handlers of ``listen`` come to their end first, within their limits; until then they may publish and lock, and
-        nothing new can be listened to. Called by one of them, it leaves at once and the closing goes on.
+        Runners are stopped first: their calls may go on for ``network_timeout`` seconds and are cancelled then.
+        Handlers of ``listen`` come to their end next, within their limits; until then they may publish and lock, and
+        nothing new can be listened to. Called by a handler or a tasker, it leaves at once and the closing goes on.
         """
         messages = self._open_messages
         if self._state == "open" and not self._inherited:
             self._check_loop(self._open_register())
             self._state = "closing"
-            if messages is None or not messages.broker.drains:
+            works = any(one.state in ("running", "stopping") for one in self._runners)
+            if not works and (messages is None or not messages.broker.drains):
                 self._shut()
             # a task of its own: a caller that is cancelled leaves, and the closing goes on
             self._closing = asyncio.get_running_loop().create_task(self._end(), name="pgconcert closing")
         elif self._state != "closing":
             self._shut()
-        if self._closing is not None and (messages is None or not messages.broker.in_handler):
+        inside = (messages is not None and messages.broker.in_handler) or any(one.inside for one in self._runners)
+        if self._closing is not None and not inside:
             await asyncio.shield(self._closing)
 
     def _shut(self) -> None:
@@ -165,12 +171,15 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding):
         """Raise on a foreign event loop; except that links of the engine thread may outlive the loop of their owner."""
         if self._backend is self._given or register.loop.is_running():
             register.here()
-        elif self._open_messages is not None:
-            self._open_messages.broker.closed = True
-            self._open_messages = None
+        else:
+            self._runners.clear()
+            if self._open_messages is not None:
+                self._open_messages.broker.closed = True
+                self._open_messages = None
 
     async def _end(self) -> None:
         try:
+            await stop_all(self._runners, self._network_timeout)
             if self._open_messages is not None:
                 await self._open_messages.close()
         finally:
@@ -213,6 +222,10 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding):
         self._checked("sessions")
         assert self._session_register is not None
         return self._session_register
+
+    def _sharing(self, source: object = None) -> SessionRegister[Register]:
+        self._check_sharing(source)
+        return self._holding()
 
     def _messages(self) -> Messages:
         messages = self._open_messages

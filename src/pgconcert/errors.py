@@ -36,6 +36,7 @@ The families follow what the caller can do next::
     │   └── GuardRefused                  a guarded transaction must not commit: the hold is not ours any more
     ├── MemberExists                      somebody else is a member of the group with this id
     ├── GroupNotEmpty                     a group that has members cannot be deleted
+    ├── SessionNotFound                   a ``TaskSource`` says it: the session of the runner is over there
     ├── Stopped (RuntimeError)            a wait for a job lock or a leadership whose ``stop`` was called
     └── CoordinatorClosed (RuntimeError)  used before ``open``, after ``close``, or after a fork
         └── BrokerClosed                  publishing, subscribing or receiving when the coordinator is closed
@@ -79,6 +80,7 @@ __all__ = [
     "RequestTimeout",
     "SchemaMissing",
     "SessionLost",
+    "SessionNotFound",
     "StandbyRefused",
     "StatementFailed",
     "Stopped",
@@ -269,6 +271,11 @@ class MemberExists(PgconcertError):
 
 class GroupNotEmpty(PgconcertError):
     """The group has members that live, so it cannot be deleted."""
+
+
+class SessionNotFound(PgconcertError):
+    """A ``TaskSource`` raises it where the session that it gets is over or was never there: the runner starts another
+    at once."""
 
 
 class Stopped(PgconcertError, RuntimeError):

@@ -75,12 +75,13 @@ COUNTER_BITS: Final = 48
 
 MAX_EPOCH: Final = 2**15 - 1
 
-Kind = Literal["job", "election", "member", "group"]
-"""What an entry is. A group hangs on nothing; it is there or it is not."""
+Kind = Literal["job", "election", "member", "group", "runner", "queue"]
+"""What an entry is. A group hangs on nothing; it is there or it is not. A runner is a member of those that share tasks;
+a queue is never an entry: whoever waits for its tasks is woken by its name."""
 
 
 class Subject(NamedTuple):
-    """The full name of an entry. ``member`` is the id of a member of the group ``name``, else the empty text."""
+    """The full name of an entry. ``member`` is the id of a member of the group ``name``, or of a runner; else empty."""
 
     kind: Kind
     namespace: str

@@ -102,7 +102,7 @@ class Stage:
         """A server process stops in the middle of what it does for sessions."""
         busy = connection.execute(
             "select pid from pg_stat_activity where datname = current_database() and state = 'active'"
-            " and pid <> pg_backend_pid() and backend_type = 'client backend' and query like '%pgconcert.session%'"
+            " and pid <> pg_backend_pid() and backend_type = 'client backend' and query ~ 'pgconcert..?session'"
         ).fetchall()
         if not busy or not self.server.owned:
             return

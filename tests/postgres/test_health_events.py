@@ -42,6 +42,7 @@ async def test_health_tells_links_and_locks(database: str, server: Server, engin
             ("publish", "idle"),
             ("work", "idle"),
             ("payload", "idle"),
+            ("tasks", "idle"),
         }
         hold = await c.lock("mine").acquire()
         stranger = await other.lock("theirs").acquire()

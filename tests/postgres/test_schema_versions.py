@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pgconcert import AsyncCoordinator
+from pgconcert import AsyncCoordinator, QueueTasks, Task
 from pgconcert.errors import SchemaMissing
 from pgconcert.postgres.schema import apply, look, visit
 from pgconcert.postgres.schemafiles import script, versions
@@ -64,6 +64,21 @@ async def test_ten_at_once_make_what_is_missing_under_those_who_are_at_work(old:
             assert not hold.lost
 
 
+async def test_sessions_need_no_more_than_version_2(old: str, unique: str) -> None:
+    """What hangs on a session works without the tables for tasks; what shares tasks says what is missing."""
+    with raw(old) as owner:
+        owner.execute(script(version=2).encode())
+    async with AsyncCoordinator(old) as c:
+        async with c.job_lock(unique) as hold:
+            assert not hold.lost
+        with pytest.raises(SchemaMissing, match=r"missing or old.*pgconcert schema apply"):
+            await c.queue(unique).enqueue(b"a task")
+        with pytest.raises(SchemaMissing, match=r"missing or old.*pgconcert schema apply"):
+            await c.runner("crew", lambda tasks: None, QueueTasks(unique)).start()
+        await applied(old)
+        assert await c.queue(unique).enqueue(b"a task")
+
+
 async def test_a_coordinator_that_may_brings_them_up_to_date(old: str, unique: str) -> None:
     async with AsyncCoordinator(old, migrate=True) as c, c.job_lock(unique) as hold:
         assert not hold.lost
@@ -79,7 +94,9 @@ async def test_what_a_later_version_adds_is_in_nobodys_way(old: str, unique: str
         newer.execute(b"alter table pgconcert.waiting add column later integer not null default 7")
         newer.execute(b"alter table pgconcert.term add column later text")
         newer.execute(b"alter table pgconcert.epoch add column later text")
-        newer.execute(b"create table pgconcert.task (id bigint primary key)")
+        newer.execute(b"alter table pgconcert.task add column later text not null default ''")
+        newer.execute(b"alter table pgconcert.task_finished add column later integer not null default 7")
+        newer.execute(b"create table pgconcert.later (id bigint primary key)")
         newer.execute(b"insert into pgconcert.version (version) values (%s)", [max(ALL) + 1])
     async with visit(context(old)) as link:
         assert (await look(link, "pgconcert")).verdict == "newer"
@@ -95,3 +112,13 @@ async def test_what_a_later_version_adds_is_in_nobodys_way(old: str, unique: str
         async with c.group(unique).join(member_id="one"):
             (member,) = await other.group(unique).members()
             assert member.member_id == "one"
+        done = asyncio.Queue[bytes]()
+        kept = QueueTasks(unique, retention=60)
+
+        async def work(tasks: list[Task]) -> None:
+            done.put_nowait(tasks[0].payload)
+
+        async with c.runner("crew", work, kept):
+            await other.queue(unique).enqueue(b"a task")
+            assert await asyncio.wait_for(done.get(), 20) == b"a task"
+        assert (await other.queue(unique).statistics()).finished == 1

@@ -11,6 +11,7 @@ import pytest
 
 from pgconcert import events
 from pgconcert.events import ConnectFailed, Event, EventStream, HoldBroken, LinkClosed, LockAcquired
+from pgconcert.events.tasks import RunnerStep
 
 KINDS: list[type[Event]] = [
     kind
@@ -29,6 +30,7 @@ SAMPLES: dict[Any, Any] = {
     int | str: "key",
     BaseException: ValueError("wrong"),
     tuple[str, ...]: ("a", "b", "c", "d"),
+    RunnerStep: "get work",
 }
 
 

@@ -39,6 +39,9 @@ TWINS: Final = {
     "Joining": (pgconcert.AsyncJoining, blocking.Joining),
     "Membership": (pgconcert.AsyncMembership, blocking.Membership),
     "Changes": (pgconcert.AsyncChanges, blocking.Changes),
+    "Runner": (pgconcert.AsyncRunner, blocking.Runner),
+    "RunnerGroup": (pgconcert.AsyncRunnerGroup, blocking.RunnerGroup),
+    "TaskQueue": (pgconcert.AsyncTaskQueue, blocking.TaskQueue),
 }
 
 BASES: Final = {"SessionHold": (AsyncSessionHold, SessionHold)}
@@ -127,6 +130,17 @@ DIFFERENT: Final = {
     "Joining doc": NO_CANCEL,
     "Membership doc": NO_CANCEL,
     "Membership.leave doc": HANDED_IN,
+    "Coordinator.runner doc": NO_CANCEL,
+    "Runner doc": NO_CANCEL,
+    "Runner.start doc": "an interrupt cannot wait for the end of what it ends",
+    "Runner.run doc": "an interrupt has the patience of a Ctrl-C",
+    "Runner.stop doc": NO_CANCEL,
+    "Runner.ended.timeout": FOR_A_WHILE,
+    "Runner.ended returns": FOR_A_WHILE,
+    "Runner.ended doc": FOR_A_WHILE,
+    "Runner.wake doc": "any thread may call it",
+    "RunnerGroup.start doc": "an interrupt cannot wait for the end of what it ends",
+    "RunnerGroup.run doc": "an interrupt has the patience of a Ctrl-C",
 }
 """What may differ, and why."""
 

@@ -14,6 +14,8 @@ from .jobs import JobHold, JobLock
 from .listening import Listening
 from .locks import Lock, Semaphore
 from .locksets import LockSet
+from .queue import TaskQueue
+from .runner import Runner, RunnerGroup
 from .subscription import Subscription
 from .watching import Changes
 
@@ -35,6 +37,9 @@ __all__ = [
     "Lock",
     "LockSet",
     "Membership",
+    "Runner",
+    "RunnerGroup",
     "Semaphore",
     "Subscription",
+    "TaskQueue",
 ]

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import sys
 import weakref
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
+from weakref import WeakSet
 
 from ..backend import Backend
 from ..composition import Composition, seconds
 from ..conninfo import Address
 from ..errors import BrokerClosed, ConfigurationError, CoordinatorClosed, NotHeld, given
+from ..tasks.verbs import stop_all
 from .acquiring import Register
 from .channel_lock import ChannelLock
 from .engine import Engine, not_in_a_loop
+from .handlers import HandlerThreads
 from .hold import Hold
 from .holding import Holding
 from .locks import Lock, Semaphore
 from .locksets import LockSet
 from .mail import Messages
 from .messaging import Messaging
+from .sharing import Sharing
 
 if TYPE_CHECKING:
     from ..sessions.engine import Sessions
@@ -34,7 +39,7 @@ _FAREWELL: Final = 3.0
 _MOST_THREADS: Final = 1000
 
 
-class Coordinator(Composition[Register], Messaging, Holding):
+class Coordinator(Composition[Register], Messaging, Holding, Sharing):
     """The one object of a program that coordinates. Use it as ``with``, or ``open()`` and ``close()``.
 
     :param address: a connection string (libpq URL or key=value; SQLAlchemy's ``postgresql+driver://`` too), a callable
@@ -116,6 +121,8 @@ class Coordinator(Composition[Register], Messaging, Holding):
         self._open_messages: Messages | None = None
         self._session_register: SessionRegister[Register] | None = None
         self._by_key: dict[int, Hold] = {}
+        self._runners = WeakSet()
+        self._taskers: HandlerThreads | None = None
 
     def open(self) -> None:
         """Make ready. Connections are made when first needed; an embedded server is started here."""
@@ -129,6 +136,7 @@ class Coordinator(Composition[Register], Messaging, Holding):
                 raise CoordinatorClosed("this coordinator was closed while it was being opened")
             register = Register(engine, self._backend.locker, self._describe_links)
             self._session_register = self._open_sessions(engine, register)
+            self._taskers = HandlerThreads(engine.loop, engine.crossing, sys.maxsize, "tasker")
             messenger = self._backend.messenger
             if messenger is not None:
                 self._open_messages = Messages(
@@ -154,22 +162,29 @@ class Coordinator(Composition[Register], Messaging, Holding):
     def close(self) -> None:
         """Release everything, lose what is still held, and close the links. Idempotent, in any state.
 
-        Handlers come to their end first, within their limits. Interrupted, or called by a handler, it leaves at once
-        and the closing goes on; called again it waits for its end.
+        Runners are stopped first: their calls may go on for ``network_timeout`` seconds, and are not waited for any
+        longer. Handlers come to their end next, within their limits. Interrupted, or called by a handler or a tasker,
+        it leaves at once and the closing goes on; called again it waits for its end.
         """
         self._close(None)
 
     def _close(self, timeout: float | None) -> None:
         register = self._register
         failure: Exception | None = None
+        patience = self._network_timeout if timeout is None else timeout / 3
+
+        async def end() -> None:
+            await self._end(patience)
+
         if register is not None and not self._inherited:
             messages = self._open_messages
-            if messages is not None and messages.threads.inside:
-                register.engine.finish(self._end, wait=False)
+            taskers = self._taskers
+            if (messages is not None and messages.threads.inside) or (taskers is not None and taskers.inside):
+                register.engine.finish(end, wait=False)
                 return
             not_in_a_loop(_TWIN)
             try:
-                register.engine.finish(self._end, timeout)
+                register.engine.finish(end, timeout)
             except Exception as error:
                 failure = error
         # noted at its end, so that whoever was interrupted on the way finds it as it was
@@ -181,11 +196,15 @@ class Coordinator(Composition[Register], Messaging, Holding):
         if failure is not None:
             raise failure
 
-    async def _end(self) -> None:
+    async def _end(self, patience: float) -> None:
+        self._state = "closing"
         try:
+            await stop_all(self._runners, patience)
             if self._open_messages is not None:
                 await self._open_messages.close()
         finally:
+            if self._taskers is not None:
+                self._taskers.close()
             sessions, self._sessions = self._sessions, None
             try:
                 if sessions is not None:
@@ -211,6 +230,14 @@ class Coordinator(Composition[Register], Messaging, Holding):
         self._checked("sessions")
         assert self._session_register is not None
         return self._session_register
+
+    def _sharing(self, source: object = None) -> SessionRegister[Register]:
+        self._check_sharing(source)
+        return self._holding()
+
+    def _tasker_threads(self) -> HandlerThreads:
+        assert self._taskers is not None
+        return self._taskers
 
     def _messages(self) -> Messages:
         if self._state != "closed":

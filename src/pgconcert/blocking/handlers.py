@@ -16,16 +16,14 @@ import threading
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from queue import SimpleQueue
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from ..crossing import Crossing
 from ..errors import BrokerClosed, ConfigurationError, given
 
-__all__ = ["HandlerThreads", "check_plain"]
+__all__ = ["HandlerThreads", "check_plain", "not_awaitable"]
 
 T = TypeVar("T")
-
-_NAME: Final = "pgconcert-handler"
 
 Job = Callable[[], object]
 
@@ -44,7 +42,9 @@ class _Crew:
 class HandlerThreads:
     """Runs handlers. Touched on the engine only, but for ``inside``."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, crossing: Crossing, most: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, crossing: Crossing, most: int, what: str = "handler") -> None:
+        """``most`` threads at a time; ``what`` runs there, for people."""
+        self._what = what
         self._loop = loop
         self._crossing = crossing
         self._most = most
@@ -78,11 +78,17 @@ class HandlerThreads:
 
         @wraps(handler, updated=())
         async def call(item: Any) -> T:
-            return await self._run(partial(handler, item))
+            try:
+                return await self.run(partial(handler, item))
+            except (Exception, asyncio.CancelledError):
+                raise
+            except BaseException as failure:  # what would end a thread must not end the engine
+                raise RuntimeError(f"a {self._what} raised {type(failure).__name__}: {failure}") from failure
 
         return call
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run something on one of the threads: what it returns or raises. Cancelled, we leave, and it runs on."""
         if self._closed:
             raise BrokerClosed("the coordinator was closed")
         crew = self._crew
@@ -92,15 +98,12 @@ class HandlerThreads:
         crew.under_way += 1
         crew.jobs.put(partial(self._do, crew, work, future))
         result, failure = await future
-        if failure is None:
-            return result  # type: ignore[no-any-return]
-        if isinstance(failure, (Exception, asyncio.CancelledError)):
+        if failure is not None:
             raise failure
-        # what would end a thread must not end the engine
-        raise RuntimeError(f"a handler raised {type(failure).__name__}: {failure}") from failure
+        return result  # type: ignore[no-any-return]
 
     def _begin(self, crew: _Crew) -> None:
-        thread = threading.Thread(target=self._work, args=(crew.jobs,), name=_NAME, daemon=True)
+        thread = threading.Thread(target=self._work, args=(crew.jobs,), name=f"pgconcert-{self._what}", daemon=True)
         try:
             thread.start()
         except RuntimeError:
@@ -130,7 +133,7 @@ class HandlerThreads:
         outcome: tuple[object, BaseException | None] = (None, None)
         if not future.cancelled():
             try:
-                outcome = (_no_coroutine(work()), None)
+                outcome = (not_awaitable(work(), self._what), None)
             except BaseException as error:
                 outcome = (None, error)
         self._crossing.post(partial(self._done, crew, future, outcome))
@@ -151,12 +154,13 @@ def check_plain(handler: object, what: str) -> None:
         )
 
 
-def _no_coroutine(result: T) -> T:
+def not_awaitable(result: T, what: str) -> T:
+    """What a plain function returned. Raises ``ConfigurationError`` for a coroutine, which nobody here awaits."""
     if not inspect.isawaitable(result):
         return result
     if inspect.iscoroutine(result):
         result.close()
     raise ConfigurationError(
-        f"a handler of the blocking twin returned a {type(result).__name__}, which nobody here awaits: give a plain "
+        f"a {what} of the blocking twin returned a {type(result).__name__}, which nobody here awaits: give a plain "
         "function, or use AsyncCoordinator"
     )

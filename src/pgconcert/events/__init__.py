@@ -2,8 +2,8 @@
 
 Logs, metrics, traces and tests read the same stream; nothing in the machinery knows its readers. A record says in
 words what happened (``str(event)``) and carries the numbers as fields. The stream (``stream.py``), and what happens to
-connections (``links.py``), to locks (``locks.py``), to messages (``messages.py``) and to sessions
-(``sessions.py``).
+connections (``links.py``), to locks (``locks.py``), to messages (``messages.py``), to sessions (``sessions.py``) and to
+runners with their tasks (``tasks.py``).
 """
 
 from .links import ConnectFailed, LinkClosed, LinkLost, LinkOpened, SettingRefused
@@ -48,6 +48,17 @@ from .sessions import (
     SessionStarted,
 )
 from .stream import Event, EventStream
+from .tasks import (
+    RunnerFailed,
+    RunnerSessionEnded,
+    RunnerSessionLost,
+    RunnerSessionStarted,
+    TaskDied,
+    TasksBegun,
+    TasksDone,
+    TasksMoved,
+    TasksRefused,
+)
 
 __all__ = [
     "ActiveChanged",
@@ -85,10 +96,19 @@ __all__ = [
     "QueueFilling",
     "ReleaseRefused",
     "ReleaseRequested",
+    "RunnerFailed",
+    "RunnerSessionEnded",
+    "RunnerSessionLost",
+    "RunnerSessionStarted",
     "SessionEnded",
     "SessionLost",
     "SessionStarted",
     "SettingRefused",
     "StillWaiting",
+    "TaskDied",
+    "TasksBegun",
+    "TasksDone",
+    "TasksMoved",
+    "TasksRefused",
     "WakeFailed",
 ]

@@ -2,10 +2,10 @@
 
 For tests of programs that coordinate, and for programs of one process. What PostgreSQL does to locks it does too, with
 the same words and limits; ``docs/reference/memory.md`` says where the two differ. Rooms: who has what (``table.py``),
-who listens (``exchange.py``), which sessions live (``sessionbook.py``) and what hangs on them (``ledger.py``), how
-threads share it (``world.py``, ``mailbox.py``), how a connection breaks (``connection.py``), the ports (``locks.py``;
-``messages.py`` and ``ears.py``; ``sessions.py``) and what holds them together (``backend.py``). ``null.py`` is the
-backend that keeps nothing apart.
+who listens (``exchange.py``), which sessions live (``sessionbook.py``) and what hangs on them (``ledger.py``), queues
+of tasks (``tasks.py``, ``taskqueue.py``), how threads share it (``world.py``, ``mailbox.py``), how a connection breaks
+(``connection.py``), the ports (``locks.py``; ``messages.py`` and ``ears.py``; ``sessions.py``) and what holds them
+together (``backend.py``). ``null.py`` is the backend that keeps nothing apart.
 """
 
 from __future__ import annotations

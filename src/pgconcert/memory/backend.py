@@ -82,7 +82,7 @@ class MemoryBackend:
     @property
     def capabilities(self) -> frozenset[Capability]:
         """All but ``processes``."""
-        return frozenset(("exclusion", "shared", "semaphores", "messages", "payloads", "claims", "sessions"))
+        return frozenset(("exclusion", "shared", "semaphores", "messages", "payloads", "claims", "sessions", "tasks"))
 
     @property
     def locker(self) -> MemoryLocker:

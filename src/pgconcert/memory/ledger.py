@@ -2,7 +2,7 @@
 
 Theory. A request is carried out from its beginning to its end before the next begins, at one time, ``now``. So nothing
 is ever locked this instant, and a late renewal and a take-over come one after the other. Who is alive is the matter of
-``sessionbook.py``; an entry may hang on a session that is over, and is free then.
+``sessionbook.py``; an entry may hang on a session that is over, and is free then. Of queues speaks ``tasks.py``.
 
 Tokens come from one count for all entries: so they grow for each of them, and rows that nobody needs can be forgotten.
 Their high bits are the epoch. What is kept for a while (members that left or were lost, terms that ended, sessions that
@@ -43,6 +43,7 @@ from ..store import (
     Update,
 )
 from .sessionbook import Session, SessionBook
+from .tasks import TaskBook
 
 __all__ = ["Ledger"]
 
@@ -106,6 +107,8 @@ class Ledger:
             CreateGroup: self._create_group,
             DeleteGroup: self._delete_group,
         }
+        self._tasks = TaskBook(wall, self)
+        self._carry_out |= self._tasks.requests
 
     def carry_out(self, request: Request[T], now: float, owner: object) -> T:
         """Do what is asked; the sessions that it starts belong to ``owner``."""
@@ -127,10 +130,34 @@ class Ledger:
         self._book.forget(now)
         for kept in (self._entries, self._marks, self._terms):
             kept.clear()
+        self._tasks.forget()
 
     def empty(self, now: float) -> bool:
-        """Whether no session is alive. Safe from any thread."""
-        return self._book.empty(now)
+        """Whether no session is alive and no task is kept. Safe from any thread."""
+        return self._book.empty(now) and self._tasks.empty
+
+    # what queues want to know
+
+    def lives(self, session: int, now: float) -> bool:
+        """Whether a session is alive."""
+        return self._book.living(session, now) is not None
+
+    def bury(self, session: int, now: float) -> bool:
+        """Whether a session is over; if only its time is, it is ended."""
+        there = self._book.get(session)
+        if there is None or self._book.alive(there, now):
+            return there is None
+        self._finish(there, now)
+        return True
+
+    def runners(self, runner: Subject, now: float) -> Iterator[int]:
+        """The sessions of the living runners of this kind, namespace and name."""
+        for entry in [*self._entries.values()]:
+            holder = entry.session
+            if entry.subject[:3] == runner[:3] and holder is not None and self._book.alive(holder, now):
+                yield holder.id
+
+    # sessions
 
     def _end(self, request: EndSession, now: float) -> bool:
         session = self._book.get(request.session)
@@ -346,7 +373,7 @@ class Ledger:
             self._finish(session, now)
         for subject, entry in [*self._entries.items()]:
             left = entry.left if entry.session is None else self._book.over_at(entry.session)
-            if subject.kind == "member" and now > left + _MEMBERS_FOR:
+            if subject.kind in ("member", "runner") and now > left + _MEMBERS_FOR:
                 del self._entries[subject]
         for terms in self._terms.values():
             terms[:-1] = [

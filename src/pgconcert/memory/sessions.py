@@ -22,6 +22,7 @@ from ..messenger import Answer
 from ..store import Request
 from .connection import Connection
 from .table import Seat
+from .tasks import unsupported
 from .world import World
 
 __all__ = ["MemoryStore"]
@@ -59,6 +60,8 @@ class MemoryStore:
             answer.set_exception(CoordinatorClosed(f"the coordinator {whose}"))
         elif connection.seat is None:
             answer.set_exception(Unavailable(connection.missing()))
+        elif (error := unsupported(request, world)) is not None:
+            answer.set_exception(error)
         else:
             number = next(self._numbers)
             self._under_way[number] = answer

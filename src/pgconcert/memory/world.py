@@ -104,10 +104,10 @@ class World:
 
     @property
     def empty(self) -> bool:
-        """Whether nobody has anything here, waits for it or listens, no session is alive, and no payload or claim of a
-        message is kept.
+        """Whether nobody has anything here, waits for it or listens, no session is alive, and no task, payload or
+        claim of a message is kept.
 
-        These are kept until their time is over, or the last coordinator has left. Safe from any thread.
+        These are kept until they are done, their time is over, or the last coordinator has left. Safe from any thread.
         """
         now = self.clock.now()
         return self.table.empty and self.exchange.empty(now) and self.ledger.empty(now)
@@ -221,7 +221,7 @@ class World:
         self._write(seat, lambda: told(answer))
 
     def carry_out(self, seat: Seat, request: Request[T], owner: object, told: Callable[[T], None]) -> None:
-        """Carry out what is asked about sessions; ``told`` learns the answer."""
+        """Carry out what is asked about sessions and tasks; ``told`` learns the answer."""
         answer = self.ledger.carry_out(request, self.clock.now(), owner)
         self._write(seat, lambda: told(answer))
 

@@ -12,9 +12,9 @@ from ..conninfo import AddressSource
 from ..events import EventStream
 from .probe import Proof
 
-__all__ = ["Context", "OwnPids", "Role"]
+__all__ = ["PATIENCE", "Context", "OwnPids", "Role"]
 
-Role = Literal["lock", "listen", "publish", "payload", "work"]
+Role = Literal["lock", "listen", "publish", "payload", "work", "tasks"]
 
 _REMEMBERED: Final = 60.0
 
@@ -57,6 +57,10 @@ class OwnPids:
             del self._links[key]
             if key[0] == self._server:
                 self.pids.discard(key[1])
+
+
+PATIENCE: Final = 12
+"""How often ``network_timeout`` a statement may take that is not ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,8 +82,10 @@ class Desk(Generic[T]):
         fit: Callable[[Sequence[Request[T]]], int],
         after: Statement | None = None,
         parameters_after: Callable[[Sequence[Request[T]]], Sequence[bytes]] | None = None,
+        doubt: str = "",
     ) -> None:
         self._owner = owner
+        self._doubt = doubt
         self.kind = kind
         self.group: Group[Request[T]] | None = None
         self.waiting: list[Request[T]] = []
@@ -135,7 +137,8 @@ class Desk(Generic[T]):
             if request.answer.done():
                 continue  # the answer could be read as far as this one
             if request.until is None:
-                request.fail(Unavailable(f"the link died before the server confirmed the {self.kind}: {reason}"))
+                what = f"the link died before the server confirmed the {self.kind}"
+                request.fail(Unavailable(f"{what}{self._doubt}: {reason}"))
             else:
                 self.ask(request)
         for request in unsent:

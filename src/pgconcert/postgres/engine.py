@@ -1,7 +1,8 @@
 """The PostgreSQL backend of one coordinator: its links, what runs on them, and their common end.
 
 It lives on one event loop. A process that uses everything has the links *lock* (one per thousand keys), *listen*,
-*publish*, *work* (sessions) and *payload*, opened when first needed. After a fork the child owns nothing: descriptors
+*publish*, *work* (sessions), *payload* and *tasks* (one for all queues, one for each table or schema of functions),
+opened when first needed. After a fork the child owns nothing: descriptors
 are closed without a word to the server (``link.py``), every hold is lost with the reason ``forked``, and the parent
 goes on unharmed.
 """
@@ -27,6 +28,8 @@ from .messenger import PostgresMessenger
 from .schema import ensure
 from .sessionstore import PostgresSessionStore
 from .store import Store
+from .stores import PostgresStores
+from .taskstore import PostgresTaskStore
 
 __all__ = ["PostgresBackend"]
 
@@ -45,13 +48,15 @@ class PostgresBackend:
         self._payloads: Store
         self.locker: PostgresLocker
         self.messenger: PostgresMessenger
-        self.store: PostgresSessionStore
+        self._sessions: PostgresSessionStore
+        self._tasks: PostgresTaskStore
+        self.store: PostgresStores
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """Everything."""
         return frozenset(
-            ("exclusion", "processes", "shared", "semaphores", "messages", "payloads", "claims", "sessions")
+            ("exclusion", "processes", "shared", "semaphores", "messages", "payloads", "claims", "sessions", "tasks")
         )
 
     async def open(self, events: EventStream) -> None:
@@ -77,7 +82,9 @@ class PostgresBackend:
         self._listener = Listener(context)
         self._publisher = Publisher(context)
         self._payloads = Store(context, options.schema)
-        self.store = PostgresSessionStore(context, options.schema)
+        self._sessions = PostgresSessionStore(context, options.schema)
+        self._tasks = PostgresTaskStore(context, options.schema)
+        self.store = PostgresStores(self._sessions, self._tasks)
         self.messenger = PostgresMessenger(self._listener, self._publisher, self._payloads)
         self.locker = PostgresLocker(context, self._listener, self._publisher, options.max_locks)
         self._links_made = True
@@ -99,12 +106,13 @@ class PostgresBackend:
         finally:
             # one after the other, whatever becomes of each
             async with AsyncExitStack() as stack:
-                for part in (self._listener, self.store, self._payloads, self._publisher):
+                for part in (self._listener, self._sessions, self._tasks, self._payloads, self._publisher):
                     stack.push_async_callback(part.close)
 
     def health(self) -> Health:
         """How the links and locks are."""
-        keepers = [part.keeper for part in (self._listener, self._publisher, self.store, self._payloads)]
+        keepers = [part.keeper for part in (self._listener, self._publisher, self._sessions, self._payloads)]
+        keepers += self._tasks.keepers
         links = tuple(keeper.health() for keeper in [*(shard.keeper for shard in self.locker.shards), *keepers])
         return Health(
             ready=all(link.state in ("ready", "idle") for link in links),

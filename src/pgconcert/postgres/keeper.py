@@ -20,7 +20,8 @@ A frozen network sends no sign, so the keeper looks at the link five times per `
 since the last look and nothing is under way: a ping leaves. Three looks in a row with something under way and no sign
 of life (something came, or the socket took more of what waits to be sent): the link is closed, at most
 ``network_timeout`` after the last sign. A look that comes late (the loop was blocked) does not count, because the
-answer may be waiting unread.
+answer may be waiting unread. Where statements are not ours they may be slow: there it takes as many looks more as their
+owner has ``patience``, and until then a peer that is gone is noticed by TCP alone.
 """
 
 from __future__ import annotations
@@ -76,12 +77,15 @@ class LinkOwner(Protocol):
 
 
 class Keeper:
-    """Keeps the link of one role."""
+    """Keeps the link of one role. ``patience``: how often ``network_timeout`` a statement may take."""
 
-    def __init__(self, context: Context, role: Role, owner: LinkOwner, limit: int | None = None) -> None:
+    def __init__(
+        self, context: Context, role: Role, owner: LinkOwner, limit: int | None = None, patience: int = 1
+    ) -> None:
         self._context = context
         self._owner = owner
         self._limit = limit
+        self._patience = patience
         self._failures = 0
         self._trusted = False
         self._died = False
@@ -354,8 +358,9 @@ class Keeper:
             strikes = 0
         elif link.unanswered:
             strikes += now - due < timeout / _LOOKS
-            if strikes == _STRIKES:
-                link.close(f"no answer from the server within network_timeout={timeout:g} s")
+            if strikes == _STRIKES + (self._patience - 1) * _LOOKS:
+                times = "" if self._patience == 1 else f"{self._patience} times "
+                link.close(f"no answer from the server within {times}network_timeout={timeout:g} s")
                 return
         else:
             link.send(PING, (), self._pong(now))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from ..store import Entry, Kind, LookAtSessions, Owned, Refused, SessionInfo, Subject, Taken, Term
 from .desk import Request, Row, paired
@@ -19,7 +19,7 @@ __all__ = [
     "taken_or_refused",
 ]
 
-_KINDS: Final[dict[str, Kind]] = {"job": "job", "election": "election", "member": "member", "group": "group"}
+_KINDS: Final[dict[str, Kind]] = {kind: kind for kind in get_args(Kind)}
 
 
 def text(value: bytes | None) -> str:

@@ -302,7 +302,8 @@ _PURGE: Final = f"""
     ), members as (
         delete from pgconcert.entry where ctid = any (array(
             select e.ctid from pgconcert.entry e
-             where e.kind = 'member' and (e.session_id = any (array(select id from dead)) or e.session_id is null
+             where e.kind in ('member', 'runner')
+               and (e.session_id = any (array(select id from dead)) or e.session_id is null
                    and e.given_at < clock_timestamp() - make_interval(mins => 10))
              order by {SUBJECT_OF_ENTRY} limit {SESSIONS_AT_ONCE} for update skip locked)) returning token
     ), floored as (
@@ -310,7 +311,7 @@ _PURGE: Final = f"""
     ), entries as (
         update pgconcert.entry set session_id = null, free_at = null, release_requested = false where ctid = any (array(
             select e.ctid from pgconcert.entry e
-             where e.kind <> 'member' and e.session_id = any (array(select id from dead))
+             where e.kind not in ('member', 'runner') and e.session_id = any (array(select id from dead))
              order by {SUBJECT_OF_ENTRY} limit {SESSIONS_AT_ONCE} for no key update skip locked)) returning 1
     ), marks as (
         delete from pgconcert.waiting where ctid = any (array(

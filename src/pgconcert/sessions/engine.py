@@ -30,6 +30,7 @@ from ..messenger import Answer, Messenger
 from ..store import (
     CreateGroup,
     DeleteGroup,
+    EndSession,
     Entry,
     Give,
     Given,
@@ -42,6 +43,7 @@ from ..store import (
     Subject,
     Update,
 )
+from ..taskstore import Enqueue, ReleaseTasks, RetryTasks, wake_subject
 from .answers import ClosedStore, Gathering, Told, ignore
 from .claims import SessionClaim, SessionKey, of_session
 from .heart import Heart
@@ -55,6 +57,7 @@ __all__ = ["SessionHolder", "Sessions"]
 T = TypeVar("T")
 
 _CHANGES: Final = (Revoke, RequestRelease, Update, CreateGroup, DeleteGroup)
+_NEW_TASKS: Final = (Enqueue, ReleaseTasks, RetryTasks)
 _REVOKED: Final = "it was taken away (revoked), though its session lives"
 
 
@@ -93,6 +96,7 @@ class Sessions:
         self.ever_answered = False
         """Whether the store has ever answered: until then nobody waits for it in vain."""
         self._network_timeout = network_timeout
+        self._namespace = namespace
         self._who = Who(str(uuid4()), socket.gethostname(), os.getpid(), application, data)
         self.heart = Heart(store, self.clock, loop, events, self._who, self, Watchdog() if watchdog else None)
         self._names: dict[Subject, Name] = {}
@@ -196,7 +200,8 @@ class Sessions:
         if self.closed:
             answer.set_exception(CoordinatorClosed("the coordinator is closed"))
             return
-        subject = _changed_by(request)
+        self._left_by(request)
+        subject = self._changed_by(request)
         if subject is None:
             self.store.ask(request, answer)
             return
@@ -343,6 +348,17 @@ class Sessions:
         why = str(error or f"no answer within network_timeout={self._network_timeout:g} s")
         self.events.emit(NameGiveFailed(kind=first.kind, name=name, error=why))
 
+    def _left_by(self, request: Request[Any]) -> None:
+        if isinstance(request, EndSession):
+            self.heart.left(request.session)
+
+    def _changed_by(self, request: Request[Any]) -> Subject | None:
+        if isinstance(request, _CHANGES):
+            return request.subject
+        if isinstance(request, _NEW_TASKS):
+            return wake_subject(request.place, self._namespace)
+        return None
+
     def _post(self, call: Callable[[], None]) -> None:
         try:
             self.loop.call_soon_threadsafe(call)
@@ -351,10 +367,6 @@ class Sessions:
 
     def __repr__(self) -> str:
         return f"<Sessions of {self._who.application!r}: {len(self.heart.sessions)}, {len(self._names)} names>"
-
-
-def _changed_by(request: Request[Any]) -> Subject | None:
-    return request.subject if isinstance(request, _CHANGES) else None
 
 
 def _holder(entry: Entry) -> SessionHolder:

@@ -1,8 +1,8 @@
 """The heartbeat: one statement for all sessions of this process, and what its answers and their absence mean.
 
-Theory. There is one session for each (ttl, interval) that somebody uses. When one of them is due, all are renewed in
-one request, so the process pays one statement per (shortest) interval, however much hangs on them. At most one renewal
-is under way. What can come of it:
+Theory. There is one session for each (ttl, interval) that somebody uses, and one for whoever wants it apart. When one
+of them is due, all are renewed in one request, so the process pays one statement per (shortest) interval, however much
+hangs on them. At most one renewal is under way. What can come of it:
 
 * *renewed*: the session is trusted until send time + ttl - margin. Its revision may have moved: then somebody has taken
   something from it, or wants something; what is still ours is read (``Own``), and the rest is lost. An answer that
@@ -80,7 +80,7 @@ class Heart:
         self._who = who
         self._owner = owner
         self._watchdog = watchdog
-        self._sessions: dict[tuple[float, float], Session] = {}
+        self._sessions: dict[tuple[float, float, str], Session] = {}
         self._beat = Alarm(clock, loop)
         self._deadline = Alarm(clock, loop)
         self._patience = Alarm(clock, loop)
@@ -107,7 +107,7 @@ class Heart:
 
     def session(self, timing: Timing) -> Session:
         """The session for a timing; started, if there is none."""
-        place = timing.ttl, timing.interval
+        place = timing.place
         session = self._sessions.get(place)
         if session is None:
             session = self._sessions[place] = Session(self._clock, timing, self._clock.now(), self.store.schema)
@@ -128,6 +128,13 @@ class Heart:
         """The server says that it is over: what hangs on it is lost."""
         if self._lose(session, _OVER) and not self._closed:
             self._end(session)  # for others to whom its time does not look over yet
+
+    def left(self, number: int) -> None:
+        """Its owner ends this session: it is renewed no more, and what may still hang on it is lost."""
+        for session in self._alive():
+            if session.id == number and self._forget(session, "ended", "its owner has ended it"):
+                self._events.emit(SessionEnded(session=number))
+                self._owner.session_over(session, "its owner has ended it")
 
     def beat_soon(self) -> None:
         """Renew at once, or as soon as the renewal under way is answered: something may have changed.
@@ -390,7 +397,7 @@ class Heart:
         self.store.ask(EndSession(session.id), answer)
 
     def _forget(self, session: Session, state: Any, reason: str) -> bool:
-        place = session.timing.ttl, session.timing.interval
+        place = session.timing.place
         if self._sessions.get(place) is not session:
             return False
         del self._sessions[place]

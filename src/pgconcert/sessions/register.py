@@ -64,7 +64,14 @@ def subject_of(kind: Kind, keys: KeySpace, name: object, member: object = "") ->
     return Subject(kind, keys.namespace, checked, of)
 
 
-_NOUN: dict[Kind, str] = {"job": "a job lock", "election": "an election", "group": "a group", "member": "a group"}
+_NOUN: dict[Kind, str] = {
+    "job": "a job lock",
+    "election": "an election",
+    "group": "a group",
+    "member": "a group",
+    "runner": "a runner",
+    "queue": "a queue",
+}
 
 
 def _text(text: object, what: str, most: int) -> str:

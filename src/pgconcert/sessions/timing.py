@@ -27,13 +27,19 @@ class Timing:
 
     ``check``: how often who waits looks again, at the latest. ``timeout``: after how long a heartbeat without an answer
     has failed. Sessions are shared by all that have the same ``ttl`` and ``interval``; of their timeouts the shortest
-    counts.
+    counts. ``apart``: a session of its own for whoever says the same word.
     """
 
     ttl: float
     interval: float
     check: float
     timeout: float
+    apart: str = ""
+
+    @property
+    def place(self) -> tuple[float, float, str]:
+        """What is the same for all that have one session."""
+        return self.ttl, self.interval, self.apart
 
     @property
     def margin(self) -> float:

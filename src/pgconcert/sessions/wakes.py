@@ -11,6 +11,7 @@ us; above all it must not make us ask for what we have just given back to others
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, Final, Protocol
@@ -26,6 +27,7 @@ from .answers import Gathering, Told
 __all__ = ["Wakeable", "Wakes", "wake_channel", "wake_mark"]
 
 _LINGER: Final = 10.0
+_COALESCED: Final = 0.02
 _WATCHED: Final = frozenset(("election", "member", "group"))
 
 
@@ -48,6 +50,7 @@ class Wakes:
         woken: Callable[[bytes], None],
     ) -> None:
         self._messenger = messenger
+        self._loop = loop
         self._clock = clock
         self._events = events
         self._namespace = namespace
@@ -58,6 +61,8 @@ class Wakes:
         self._listening = False
         self._deaf_for_ever = False
         self._closed = False
+        self._said: dict[tuple[bytes, bytes], bool] = {}
+        """What was said of queues a moment ago, and whether there was more since."""
         self.sent = Gathering()
         """The wake-ups that are on their way."""
         self._linger = Alarm(clock, loop)
@@ -95,20 +100,46 @@ class Wakes:
         ours = subject.namespace == self._namespace
         if ours:
             self._tell(mark)
+        if self._messenger is None or not (wake or subject.kind in _WATCHED):
+            return
+        channel = (self._channel if ours else wake_channel(subject.namespace)).encode()
+        if subject.kind == "queue":
+            self._say_now_and_then(channel, mark)
+        else:
+            self._say(channel, mark)
+
+    def _say_now_and_then(self, channel: bytes, mark: bytes) -> None:
+        """At once, and then not again for a moment: who is woken takes all that there is."""
+        if (channel, mark) in self._said:
+            self._said[channel, mark] = True
+            return
+
+        def again() -> None:
+            if self._said.pop((channel, mark)):
+                self._say_now_and_then(channel, mark)
+
+        self._said[channel, mark] = False
+        self._loop.call_later(_COALESCED * random.uniform(1.0, 1.5), again)
+        self._say(channel, mark)
+
+    def _say(self, channel: bytes, mark: bytes) -> None:
         messenger = self._messenger
-        if messenger is None or not (wake or subject.kind in _WATCHED):
+        if messenger is None:
             return
 
         def failed(error: Exception) -> None:
             self._events.emit(WakeFailed(keys=1, error=str(error)))
             one.set_exception(error)
 
-        channel = self._channel if ours else wake_channel(subject.namespace)
         one = self.sent.one()
-        messenger.publish(channel.encode(), mark, Told(one.set_result, failed))
+        messenger.publish(channel, mark, Told(one.set_result, failed))
 
     def close(self) -> None:
-        """Listen no more, for good."""
+        """Listen no more, for good. What was kept back for a moment is said now."""
+        for (channel, mark), more in [*self._said.items()]:
+            if more:
+                self._said[channel, mark] = False
+                self._say(channel, mark)
         self._closed = True
         self._linger.stop()
         self._stop()

@@ -5,6 +5,7 @@ Here live names only: what is public in ``pgconcert.testing``. Nothing in ``pgco
 
 from __future__ import annotations
 
+from .fakesource import FakeSource
 from .leaks import (
     AdvisoryLock,
     ServerSession,
@@ -19,6 +20,7 @@ from .urls import rewrite
 
 __all__ = [
     "AdvisoryLock",
+    "FakeSource",
     "FaultProxy",
     "ServerSession",
     "Snapshot",

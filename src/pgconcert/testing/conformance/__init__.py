@@ -15,24 +15,31 @@ from . import deadlocks as deadlocks
 from . import delivering as delivering
 from . import electing as electing
 from . import ending as ending
+from . import enqueueing as enqueueing
 from . import exclusion as exclusion
 from . import fanning as fanning
 from . import grouping as grouping
 from . import handling as handling
 from . import hearing as hearing
+from . import inheriting as inheriting
 from . import jobs as jobs
+from . import keeping as keeping
 from . import leaving as leaving
 from . import life as life
 from . import loss as loss
 from . import observing as observing
 from . import publishing as publishing
+from . import quitting as quitting
 from . import receiving as receiving
 from . import running as running
 from . import semaphores as semaphores
 from . import sets as sets
 from . import shared as shared
+from . import sharing as sharing
 from . import showing as showing
+from . import sourcing as sourcing
 from . import storing as storing
+from . import turning as turning
 from . import wanting as wanting
 from .suite import Case, Fault, Need, Place, Skipped, Stage, Venue, cases, run
 

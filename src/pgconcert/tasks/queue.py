@@ -1,0 +1,145 @@
+"""``AsyncTaskQueue``: put tasks into a queue of our own tables, and look after it. No backend stands here.
+
+Theory. A queue is a name; it is there while it has a task. Everything here is one request to the store and one answer,
+so a cancelled caller leaves at once and what was sent is carried out all the same. Who runs the tasks is woken by the
+engine of sessions as soon as the answer is there (``Sessions.ask``); the guarantee is the tick of the runners.
+
+What was sent and not answered is in doubt: it is never sent again by us, for that might enqueue it twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from ..acquiring import Register
+from ..sessions.register import SessionRegister
+from ..taskstore import (
+    DiscardTasks,
+    Enqueue,
+    LookAtQueues,
+    LookAtTasks,
+    NewTask,
+    QueueInfo,
+    QueuePlace,
+    RetryTasks,
+    TaskInfo,
+    TaskState,
+)
+from ..watching import ask
+from .newtask import NOTHING, check_look, new_task, new_tasks, queue_place, task_ids
+from .sources import DEFAULT_ATTEMPTS, QueueTasks
+
+__all__ = ["AsyncTaskQueue", "queue_info", "queues"]
+
+
+class AsyncTaskQueue:
+    """A queue of tasks in our own tables, for all processes that use the same database. Made by
+    ``AsyncCoordinator.queue``.
+
+    The object itself holds nothing: it may be shared by tasks. Every method raises ``Unavailable`` while there is no
+    connection, ``SchemaMissing`` without our tables, and ``CoordinatorClosed``.
+    """
+
+    def __init__(self, of: SessionRegister[Register], queue: str | QueueTasks) -> None:
+        self._of = of
+        self._place = queue_place(of.keys, queue)
+        self._attempts = queue.attempts if isinstance(queue, QueueTasks) else DEFAULT_ATTEMPTS
+
+    @property
+    def name(self) -> str:
+        """The name, as the caller wrote it."""
+        return self._place.name
+
+    async def enqueue(
+        self,
+        payload: bytes | bytearray | memoryview | str = b"",
+        *,
+        json: Any = NOTHING,
+        run_at: datetime | None = None,
+        run_in: float | None = None,
+        attempts: int | None = None,
+    ) -> str:
+        """Put a task into the queue: its id. When this returns, the server has committed it, and runners that are idle
+        have been told.
+
+        :param payload: bytes or text, at most 64 MiB.
+        :param json: instead of a payload: a value that is kept as JSON (``Task.json`` reads it).
+        :param run_at: not before this time by the server's clock: a ``datetime`` with a time zone.
+        :param run_in: not before so many seconds from now (0 to 100 years).
+        :param attempts: after how many attempts that failed it is *dead* (1 to 32,767); by default as the queue says.
+
+        Without ``run_at`` and ``run_in`` it may be run at once. If the connection dies before the answer (``LinkLost``)
+        nobody knows whether it is there. Cancelled, it may be enqueued all the same. Raises ``PayloadInvalid``,
+        ``PayloadTooLarge``, ``ConfigurationError``.
+        """
+        task = new_task(payload, json, run_at, run_in, attempts, self._attempts)
+        return (await ask(self._of, Enqueue(place=self._place, tasks=(task,))))[0]
+
+    async def enqueue_many(
+        self,
+        payloads: Iterable[bytes | bytearray | memoryview | str | NewTask],
+        *,
+        run_at: datetime | None = None,
+        run_in: float | None = None,
+        attempts: int | None = None,
+    ) -> tuple[str, ...]:
+        """Put several tasks into the queue, all or none, in one statement: their ids, in order.
+
+        A payload is as for ``enqueue``, or a ``NewTask``, which says for itself when it may be run and how often; the
+        other parameters are for the rest. All are checked before anything is sent.
+        """
+        tasks = new_tasks(payloads, run_at, run_in, attempts, self._attempts)
+        return await ask(self._of, Enqueue(place=self._place, tasks=tasks)) if tasks else ()
+
+    async def statistics(self) -> QueueInfo:
+        """How many tasks there are of each state. It counts them, so it takes longer the more there are."""
+        return queue_info(self._place, await ask(self._of, look_at(self._place)))
+
+    async def tasks(self, state: TaskState | None = None, limit: int = 100) -> tuple[TaskInfo, ...]:
+        """The tasks of one state, or all, with their payloads, in the order in which they are run; at most ``limit``
+        (1 to 100,000)."""
+        check_look(state, limit)
+        return await ask(self._of, LookAtTasks(place=self._place, state=state, limit=limit))
+
+    async def retry(self, *ids: str) -> int:
+        """Dead tasks are due at once, with as many attempts as at first: those named, or all. How many they were;
+        what is not dead stays as it is."""
+        return await ask(self._of, RetryTasks(place=self._place, ids=task_ids(ids)))
+
+    async def discard(self, *ids: str) -> int:
+        """Delete dead tasks: those named, or all. How many they were; what is not dead stays as it is."""
+        return await ask(self._of, DiscardTasks(place=self._place, ids=task_ids(ids)))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+async def queues(of: SessionRegister[Register]) -> tuple[QueueInfo, ...]:
+    """The queues of this namespace that have a task, by name."""
+    return await ask(of, LookAtQueues(namespace=of.keys.namespace))
+
+
+def look_at(place: QueuePlace) -> LookAtQueues:
+    """What is asked about one queue."""
+    return LookAtQueues(namespace=place.namespace, name=place.name)
+
+
+def queue_info(place: QueuePlace, found: tuple[QueueInfo, ...]) -> QueueInfo:
+    """What the store has said of one queue. One that has no task is empty, and not an error."""
+    return (
+        found[0]
+        if found
+        else QueueInfo(
+            namespace=place.namespace,
+            name=place.name,
+            waiting=0,
+            scheduled=0,
+            assigned=0,
+            started=0,
+            dead=0,
+            finished=0,
+            oldest=None,
+        )
+    )
