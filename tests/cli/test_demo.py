@@ -26,6 +26,7 @@ from tests.servers import Server, private_folder
 
 SHORT = ("--seconds", "6", "--processes", "3", "--kills", "1")
 LIMIT = 55.0
+TASKS = b"demo_tasks_worker"
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -57,12 +58,12 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def workers_of(pid: int) -> list[int]:
-    """Worker processes of a demo; anything else it may have started does not count."""
+def workers_of(pid: int, module: bytes = b"demo_worker") -> list[int]:
+    """Worker processes of a part of a demo; anything else it may have started does not count."""
     found = []
     for child in descendants(pid):
         with suppress(OSError):
-            if b"demo_worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if module in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(child)
     return found
 
@@ -116,9 +117,12 @@ def test_plain_lines_tell_the_story(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert time.monotonic() - started < 40
-    out = done.stdout
+    whole = done.stdout
     assert done.stderr == ""
-    assert "\x1b" not in out
+    assert "\x1b" not in whole
+    out, lost, tasks = whole.partition(" lost without being reported.\n")
+    out += lost
+    tell_of_tasks(tasks)
     assert f"starting PostgreSQL for embedded://{folder}" in out
     assert str(folder) in out.partition("PostgreSQL 18")[2].partition("\n")[0]
     killed = re.search(r"worker-(\d) \(pid (\d+)\) is killed with SIGKILL while it holds the lock", out)
@@ -153,6 +157,28 @@ def test_plain_lines_tell_the_story(folder: Path) -> None:
     assert mentioning(str(folder)) == []
 
 
+def tell_of_tasks(out: str) -> None:
+    """The second part, with three processes: one is killed, and its share moves."""
+    shared = re.search(r"3 processes share 60 tasks: (\d+), (\d+), (\d+)\n", out)
+    assert shared
+    assert sum(map(int, shared.groups())) == 60
+    killed = re.search(r"worker-(\d) \(pid \d+\) is killed with SIGKILL, with (\d+) tasks\n", out)
+    assert killed
+    moved = re.search(r"its (\d+) tasks have moved after \d+ ms: (.*)\n", out)
+    assert moved
+    assert 0 <= int(killed[2]) - int(moved[1]) <= 1, "what it had finished as it died is its own"
+    heirs = {name: int(count) for count, name in re.findall(r"(\d+) with (worker-\d)", moved[2])}
+    assert sum(heirs.values()) == int(moved[1])
+    table = re.findall(r"^\| (worker-\d) \| +(.*) \|$", out, re.MULTILINE)
+    rows = {name: [cell.strip() for cell in cells.split(" | ")] for name, cells in table}
+    assert sorted(rows) == ["worker-1", "worker-2", "worker-3"]
+    assert [row[0] for row in rows.values()] == [*shared.groups()]
+    assert rows.pop(f"worker-{killed[1]}")[1:3] == [killed[2], "killed"]
+    assert {name: int(row[2]) for name, row in rows.items() if row[2] != "0"} == heirs
+    verdict = rf"^60 tasks, each finished once, by its owner; {moved[1]} moved when a process died\.$"
+    assert re.search(verdict, out, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("columns", "more"), [(110, {}), (60, {"PYTHONIOENCODING": "ascii"})], ids=["wide", "narrow and ASCII"]
 )
@@ -170,6 +196,9 @@ def test_a_terminal_gets_a_moving_picture(folder: Path, columns: int, more: dict
     assert f"\x1b[1;35m{deaf}" in written
     assert re.search(r"worker-\d leads.*term \d+, token \d+", written)
     assert "terms of leaders, never two at one time" in written
+    to_do = "-" if more else "─"
+    assert re.search(rf"{held}\x1b\[0m\x1b\[33m{to_do}{to_do}", written), "bars of what is finished and to do"
+    assert "60 tasks, each finished once, by its owner" in written
     assert "Traceback" not in written
 
 
@@ -203,6 +232,25 @@ def test_a_signal_ends_it_and_leaves_nothing(folder: Path, number: signal.Signal
     assert errors == ""
     assert alive(workers) == []
     assert mentioning(str(folder)) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=str)
+def test_the_second_part_leaves_nothing_either(folder: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        command(folder, "--seconds", "2", "--processes", "2", "--kills", "0"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    try:
+        eventually(lambda: len(workers_of(process.pid, TASKS)) == 2, 50.0, what="two workers share tasks")
+        workers = workers_of(process.pid, TASKS)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, errors) == (130 if number is signal.SIGINT else -9, "")
+    eventually(lambda: not alive(workers), 10.0, what="workers end with their director")
+    eventually(lambda: not mentioning(str(folder)), 20.0, what="the server and its reaper are gone")
 
 
 def test_ctrl_c_while_the_server_starts_leaves_nothing(folder: Path) -> None:
@@ -247,6 +295,7 @@ def test_another_server(server: Server) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         assert "starting PostgreSQL" not in done.stdout
         assert "terms of leaders, never two at one time" in done.stdout
+        assert "40 tasks, each finished once, by its owner; " in done.stdout
         assert schemas(url) == ["public"], "nothing is left behind"
 
 
@@ -261,8 +310,12 @@ def test_a_role_that_may_not_make_a_schema_sees_no_election(server: Server) -> N
                 capture_output=True, text=True, timeout=LIMIT, env=environment(),
             )  # fmt: skip
             assert done.returncode == 0, done.stdout + done.stderr
-            assert "there is no election: this role may not make a schema for its tables\n" in done.stdout
-            assert "lead" not in done.stdout.partition("for its tables\n")[2]
+            said, _, after = done.stdout.partition(
+                "there is no election, and no tasks: this role may not make a schema "
+            )
+            assert after.startswith("for the tables\n"), said
+            assert "lead" not in after
+            assert "tasks" not in after.partition("\n")[2]
         finally:
             server.execute("drop role guest")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +11,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from pgconcert.postgres.schemafiles import grants, script, versions
+from pgconcert.sessions.wakes import wake_channel, wake_mark
+from pgconcert.taskstore import TablePlace, wake_subject
 from pgconcert.testing import rewrite
-from tests.cli.shell import environment, on_terminal, run
+from tests.cli.shell import environment, on_terminal, refused, run
 from tests.servers import Server
 
 NEWEST = max(versions())
@@ -139,6 +143,52 @@ def test_show_on_a_terminal_breaks_no_line() -> None:
     with on_terminal("schema", "show", columns=40) as shown:
         assert shown.end() == 0
         assert shown.said.replace("\r\n", "\n") == script()
+
+
+def test_what_a_table_of_tasks_needs(empty: str) -> None:
+    """Statement by statement it makes the table fit, also when it is run again; and inserts wake."""
+    execute(empty, script())
+    execute(empty, "create table parcel (number int primary key, sent timestamptz, due timestamptz)")
+    of_table = ["--id", "number", "--where", "t.sent is null", "--order-by", "t.due", "--finish", "sent = now()"]
+    done = run("schema", "show", "--table", "parcel", *of_table, "--wake", "--namespace", "n")
+    assert (done.returncode, done.stderr) == (0, "")
+    statements = psql_statements(done.stdout)
+    for statement in [*statements, *statements]:
+        execute(empty, statement)
+    place = TablePlace("parcel", "number", "t.sent is null", "t.due", "sent = now()")
+    with psycopg.connect(empty, autocommit=True) as listener:
+        listener.execute(sql.SQL("listen {}").format(sql.Identifier(wake_channel("n"))))
+        execute(empty, "insert into parcel values (1), (2)")
+        (told,) = listener.notifies(timeout=20.0, stop_after=1)
+    assert told.payload == wake_mark(wake_subject(place, "n")).decode()
+    indexes = [
+        definition for (definition,) in execute(empty, "select indexdef from pg_indexes where tablename = 'parcel'")
+    ]
+    assert len(indexes) == 3
+    assert any("(due, number) WHERE ((session_id IS NULL) AND (sent IS NULL))" in each for each in indexes)
+
+
+def psql_statements(text: str) -> list[str]:
+    """SQL as ``psql`` sends it: each statement by itself. A function's body has semicolons."""
+    body = re.compile(r"\$wake\$.*?\$wake\$", re.DOTALL)
+    bodies = body.findall(text)
+    parts = body.sub("BODY", text).split(";\n")
+    return [part.replace("BODY", bodies[0]) if bodies else part for part in parts if part.strip()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--where", "x"], "--where is for --table"),
+        (["--order-by", "x"], "--order-by is for --table"),
+        (["--wake"], "--wake is for --table"),
+        (["--namespace", "x"], "--namespace is for --table"),
+        (["--table", "t", "--namespace", "x"], "--namespace is for --wake"),
+        (["--table", "t", "--version", "1"], "--version is of our tables"),
+    ],
+)
+def test_options_of_another_kind_of_table(arguments: list[str], said: str) -> None:
+    assert said in refused("schema", "show", *arguments)
 
 
 def test_wrong_calls() -> None:

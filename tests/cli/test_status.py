@@ -26,7 +26,8 @@ from tests.servers import Server, private_folder
 
 KEYS = KeySpace()
 NO_TABLES = (
-    "job locks, elections and groups need tables, which are missing or old in schema pgconcert: pgconcert schema apply"
+    "job locks, elections, groups and runners need tables, which are missing or old in schema pgconcert: "
+    "pgconcert schema apply"
 )
 
 
@@ -143,7 +144,8 @@ def test_every_field_for_programs(server: Server, database: str) -> None:
         answer = json.loads(done.stdout)
         (lock,) = answer.pop("locks")
         assert datetime.fromisoformat(answer.pop("time")).tzinfo
-        nothing: dict[str, list[object]] = {each: [] for each in ("sessions", "job_locks", "elections", "groups")}
+        kinds = ("sessions", "job_locks", "elections", "groups", "runners")
+        nothing: dict[str, list[object]] = {each: [] for each in kinds}
         named = {"version": 1, "database": one.info.dbname, "namespace": "", "trouble": NO_TABLES}
         assert answer == named | nothing
         assert datetime.fromisoformat(lock.pop("session_since")).tzinfo

@@ -1,4 +1,4 @@
-"""What `pgconcert status` and `watch` show of sessions, job locks, elections and groups, and what they leave out."""
+"""What `pgconcert status` and `watch` show of sessions, and of what hangs on them, and what they leave out."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 import json
 import signal
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pgconcert import AsyncCoordinator
+from pgconcert import AsyncCoordinator, QueueTasks, Task
 from pgconcert.cli.session_changes import entry_changes
 from pgconcert.cli.session_look import sort
 from pgconcert.store import Entry, Kind, SessionInfo, Subject
@@ -18,11 +19,12 @@ from pgconcert.testing import rewrite
 from tests.cli.holding import FAST, execute, make_tables, until_waiting
 from tests.cli.running import Running, talker
 from tests.cli.shell import on_terminal, run, running
+from tests.cli.working import folder_of_functions, working
 from tests.servers import Server
 
 pytestmark = pytest.mark.timeout(90)
 
-TABLES = "job locks, elections and groups need tables, which are missing or old in schema"
+TABLES = "job locks, elections, groups and runners need tables, which are missing or old in schema"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -121,6 +123,32 @@ async def test_every_field_for_programs(database: str) -> None:
         assert (member["member"], member["data"]) == ("a", 7)
 
 
+async def test_runners(database: str) -> None:
+    async def nothing(tasks: list[Task]) -> None:
+        pass
+
+    async with AsyncCoordinator(database, name="one") as one, AsyncCoordinator(database, name="two") as two:
+        async with (
+            one.runner("mail", nothing, QueueTasks("mail")) as first,
+            two.runner("mail", nothing, QueueTasks("mail")) as second,
+            two.runner("print", nothing, QueueTasks("print")),
+        ):
+            tables = await shown("--url", database)
+            assert [*tables] == ["runner", "session"]
+            header, *rows = tables["runner"]
+            assert header == ["runner", "process", "since", "expires in", "session", "share"]
+            ids = {first.session_id, second.session_id}
+            assert {(row[0], int(row[4]), row[5]) for row in rows[:2]} == {("mail", each, "1 of 2") for each in ids}
+            assert (rows[2][0], rows[2][5]) == ("print", "1 of 1")
+            code, answer = await status("mail", "--url", database)
+            assert (code, len(answer["runners"]), len(answer["sessions"])) == (0, 2, 2)
+            seen = answer["runners"][0]
+            assert (seen["name"], {int(each["session"]["id"]) for each in answer["runners"]}) == ("mail", ids)
+            assert seen["member"]
+        code, answer = await status("mail", "--url", database)
+        assert (code, answer["runners"]) == (3, [])
+
+
 async def test_namespaces_are_a_column_when_there_is_one(database: str) -> None:
     async with (
         AsyncCoordinator(database) as plain,
@@ -172,6 +200,7 @@ async def test_missing_tables_are_one_line(database: str) -> None:
         _, answer = await status("--schema", "nowhere", "--url", database)
         assert answer["trouble"] == last
         assert answer["sessions"] == answer["job_locks"] == answer["elections"] == answer["groups"] == []
+        assert answer["runners"] == []
 
 
 def test_a_role_without_rights_is_told_in_one_line(server: Server, database: str) -> None:
@@ -181,7 +210,7 @@ def test_a_role_without_rights_is_told_in_one_line(server: Server, database: str
         assert (done.returncode, done.stderr) == (0, "")
         first, last = done.stdout.splitlines()
         assert first.startswith("no advisory lock is held")
-        assert last.startswith("job locks, elections and groups cannot be seen: ")
+        assert last.startswith("job locks, elections, groups and runners cannot be seen: ")
     finally:
         server.execute("drop role bare")
 
@@ -203,7 +232,8 @@ async def test_a_terminal_shows_hostile_texts_harmlessly(database: str) -> None:
 # watch
 
 
-def test_a_line_for_each_change(database: str) -> None:
+def test_a_line_for_each_change(database: str, tmp_path: Path) -> None:
+    folder = folder_of_functions(tmp_path)
     with running("watch", "--url", database, "--interval", "0.05") as watching:
         watching.expect("no advisory lock")
         with Running("importer", *FAST, "--url", database, "--", *talker(0), command="lead") as leader:
@@ -217,6 +247,11 @@ def test_a_line_for_each_change(database: str) -> None:
             runner.end_input()
             assert runner.wait() == 0
         watching.expect("job lock j in namespace n  released  token")
+        with working(folder, "work:batch", "--queue", "q", "--url", database) as worker:
+            watching.expect(rf"runner q  taken  token \d+  work:batch \(pid {worker.process.pid} on ")
+            worker.signal(signal.SIGTERM)
+            assert worker.end() == 0
+        watching.expect("runner q  gone  token")
         watching.signal(signal.SIGINT)
         assert watching.end() == 130
     for told in watching.said.splitlines():
@@ -271,6 +306,8 @@ CHANGES = [
     ([entry("a", 1, 7)], [], [("released", 7)]),
     ([entry("a", 1, 7)], [entry("a", 2, 8)], [("released", 7), ("taken", 8)]),
     ([entry("a", 1, 7)], [entry("a", 1, 9)], [("released", 7), ("taken", 9)]),
+    ([entry("a", 1, 7, "runner")], [entry("a", None, 7, "runner")], [("gone", 7)]),
+    ([entry("a", 1, 7, "runner")], [], [("gone", 7)]),
     ([entry("a", 1, 7), entry("b", None, 3)], [entry("a", None, 7), entry("b", 1, 4)], [("lost", 7), ("taken", 4)]),
 ]
 

@@ -27,14 +27,14 @@ from .demo_election import successions
 from .demo_history import History, Interval, Kind, find_overlaps, read_history, tally
 from .demo_messages import Mail, accounts
 
-__all__ = ["LiveView", "PlainView", "summary"]
+__all__ = ["FRAME", "STATUS", "STYLES", "LiveView", "PlainView", "Signs", "signs", "summary"]
 
 _CELL: Final = 50_000_000
-_FRAME: Final = 0.08
-_STATUS: Final = 1.0
+FRAME: Final = 0.08
+STATUS: Final = 1.0
 _LINES: Final = 7
 _BESIDE_LANE: Final = 54
-_STYLES: Final[dict[Mood, str]] = {
+STYLES: Final[dict[Mood, str]] = {
     "plain": "dim",
     "killed": "bold red",
     "cut": "yellow",
@@ -43,7 +43,9 @@ _STYLES: Final[dict[Mood, str]] = {
 }
 
 
-class _Signs(NamedTuple):
+class Signs(NamedTuple):
+    """What stands for what on a terminal."""
+
     held: str
     waits: str
     killed: str
@@ -54,15 +56,16 @@ class _Signs(NamedTuple):
     marks: dict[Mood, str]
 
 
-_DRAWN: Final = _Signs(
+_DRAWN: Final = Signs(
     "█", "─", "✖", "◆", "○", "▶", "★", {"plain": "·", "killed": "✖", "cut": "◆", "deaf": "○", "good": "●"}
 )
-_TYPED: Final = _Signs(
+_TYPED: Final = Signs(
     "#", "-", "X", "!", "o", ">", "*", {"plain": ".", "killed": "X", "cut": "!", "deaf": "o", "good": "+"}
 )
 
 
-def _signs(console: Console) -> _Signs:
+def signs(console: Console) -> Signs:
+    """Those that the terminal has."""
     return _DRAWN if console.encoding.startswith("utf") else _TYPED
 
 
@@ -79,7 +82,7 @@ class PlainView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._next = _STATUS
+        self._next = STATUS
         self._begun = 0
 
     def tell(self, at: int, mood: Mood, text: str) -> None:
@@ -91,7 +94,7 @@ class PlainView:
         elapsed = picture.since_begun(now)
         if elapsed < self._next:
             return
-        self._next = elapsed - elapsed % _STATUS + _STATUS
+        self._next = elapsed - elapsed % STATUS + STATUS
         turns = ", ".join(str(tally(picture.records, n).turns) for n in range(1, picture.plan.processes + 1))
         holder = f"worker-{picture.inside.worker} holds the lock" if picture.inside else "nobody holds the lock"
         leader = picture.election.leader
@@ -113,7 +116,7 @@ class LiveView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._signs = _signs(console)
+        self._signs = signs(console)
         self._told: deque[tuple[int, Mood, str]] = deque(maxlen=_LINES)
         self._live = Live(console=console, auto_refresh=False)
         self._drawn = 0.0
@@ -124,7 +127,7 @@ class LiveView:
 
     def show(self, picture: Picture) -> None:
         self._shown = picture
-        if time.monotonic() - self._drawn >= _FRAME:
+        if time.monotonic() - self._drawn >= FRAME:
             self._live.update(self.picture(picture, time.monotonic_ns()), refresh=True)
             self._drawn = time.monotonic()
 
@@ -224,7 +227,7 @@ class LiveView:
         lines = Text(no_wrap=True, overflow="ellipsis")
         for at, mood, text in self._told:
             lines.append(f"{picture.since_begun(at):6.2f} s  ", style="dim")
-            lines.append(f"{self._signs.marks[mood]} {text}\n", style=_STYLES[mood])
+            lines.append(f"{self._signs.marks[mood]} {text}\n", style=STYLES[mood])
         lines.append("\n" * (_LINES - len(self._told)))
         lines.rstrip()
         return lines
@@ -305,7 +308,7 @@ def summary(console: Console, picture: Picture, wrong: Sequence[str]) -> None:
         for line in wrong:
             console.print(f"  {line}", style="red", markup=False)
         return
-    mark = f"{_signs(console).marks['good']} " if not plain else ""
+    mark = f"{signs(console).marks['good']} " if not plain else ""
     console.print(f"{mark}{turns} holds, never two at one time; every take-over succeeded.", style="bold green")
     if picture.plan.election:
         terms = picture.election.terms

@@ -1,5 +1,6 @@
 """What happened to the lock of a demo, as records, and what follows from them. Pure: no clock, no process, no output.
-The records of messages and terms stand here too; what follows from them: ``demo_messages.py``, ``demo_election.py``.
+The records of messages, terms and tasks stand here too; what follows from them: ``demo_messages.py``,
+``demo_election.py``, ``demo_tasks.py``.
 
 A record is one fact with a time of the machine's monotonic clock, which all its processes share. The process that holds
 writes *entered*, and *left* before it releases, so that a recorded hold never reaches beyond the real one: whatever
@@ -62,6 +63,11 @@ class Kind(enum.IntEnum):
     RESIGNED = 14
     DEPOSED = 15
     BEHEADED = 16
+    SHARING = 17
+    BEGUN = 18
+    COMPLETED = 19
+    DROPPED = 20
+    REFUSED = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,8 @@ class Record:
     """One fact. ``at`` and ``waited`` are nanoseconds; ``backend`` is the server process of the connection concerned.
 
     Of a message, ``number`` is that of its sender, and ``peer`` the sender's process where another one writes. Of a
-    term, ``number`` is its token, and ``waited`` the server's time when it began, in nanoseconds since 1970.
+    term, ``number`` is its token, and ``waited`` the server's time when it began, in nanoseconds since 1970. Of a
+    task, ``number`` is what was put into the queue; of *sharing*, the session, of *refused*, how many tasks.
     """
 
     kind: Kind

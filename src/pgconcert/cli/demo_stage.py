@@ -20,11 +20,9 @@ from types import TracebackType
 from typing import IO, Final, Self
 
 from .demo_history import Kind, Record, unpack_all
-from .demo_worker import Orders
 
 __all__ = ["Stage", "WorkerFailed"]
 
-_WORKER: Final = f"{__package__}.demo_worker"
 _FAREWELL: Final = 15.0
 
 
@@ -53,24 +51,22 @@ class _Actor:
 
 
 class Stage:
-    """The workers of one demo, numbered from 1. Leaving the ``with`` block kills whoever is still there.
+    """The workers of one part of a demo, numbered from 1. Leaving the ``with`` block kills whoever is still there.
+
+    ``module``: the file of this package that each process runs; ``orders``: the line that it is given, made of its
+    number and of the pipe on which it is heard.
 
     No signal interrupts a ``shielded`` section: a process that was started is known, one that is forgotten is dead.
     """
 
     def __init__(
         self,
-        url: str,
-        namespace: str,
-        shortest: float,
-        longest: float,
-        pause: float,
-        schema: str | None,
+        module: str,
+        orders: Callable[[int, int], bytes],
         shielded: Callable[[], AbstractContextManager[None]],
     ) -> None:
+        self._module, self._orders = module, orders
         self._shielded = shielded
-        self._url, self._namespace, self._schema = url, namespace, schema
-        self._shortest, self._longest, self._pause = shortest, longest, pause
         self._actors: dict[int, _Actor] = {}
         self._read, self._write = os.pipe()
         self._rest = b""
@@ -86,25 +82,15 @@ class Stage:
         with self._shielded():
             process = subprocess.Popen(
                 # -P: a file in the current folder must not pose as a module.
-                [sys.executable, "-P", "-m", _WORKER],
+                [sys.executable, "-P", "-m", f"{__package__}.{self._module}"],
                 stdin=subprocess.PIPE, stdout=errors, stderr=errors, pass_fds=[self._write],
                 process_group=0,  # Ctrl-C is for the director
             )  # fmt: skip
             self._actors[worker] = _Actor(process, errors)
             self.pids.append(process.pid)
         assert process.stdin
-        orders = Orders(
-            self._url,
-            self._namespace,
-            worker,
-            self._shortest,
-            self._longest,
-            self._pause,
-            self._write,
-            self._schema,
-        )
         with suppress(BrokenPipeError):
-            process.stdin.write(orders.line())
+            process.stdin.write(self._orders(worker, self._write))
             process.stdin.flush()
 
     def hear(self, timeout: float) -> list[Record]:

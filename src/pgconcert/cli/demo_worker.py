@@ -1,9 +1,6 @@
-"""One process of the demo: takes the lock, holds it for a moment, gives it back, again and again; and all the while it
-sends numbered messages, hears those of everybody, and is a candidate, who leads for some seconds and resigns.
-
-It is told what to do by one line of JSON on its standard input (there an address with a password stays among us), and
-to end by the end of that input, which also comes when the director dies, however that happens. What it does it writes,
-record by record, to a pipe that all workers share; a record is written in one piece.
+"""One process of the demo's first part: takes the lock, holds it for a moment, gives it back, again and again; and all
+the while it sends numbered messages, hears those of everybody, and is a candidate, who leads for some seconds and
+resigns. How it is told what to do, and to end, is said in ``demo_process.py``.
 """
 
 from __future__ import annotations
@@ -13,27 +10,25 @@ import itertools
 import json
 import os
 import random
-import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 from ..coordinator import AsyncCoordinator
-from ..errors import LockLost, PgconcertError, PublishUncertain, SessionLost, Unavailable
+from ..errors import LockLost, PublishUncertain, SessionLost, Unavailable
 from ..pubsub.message import Gap, Message
 from ..pubsub.subscription import AsyncSubscription
-from .demo_history import Kind, Record
+from .demo_history import Kind
+from .demo_process import Diary, follow_orders
 from .demo_tables import ELECTION_NAME
 
-__all__ = ["Orders", "main"]
+__all__ = ["Orders"]
 
 _PAUSE: Final = 0.05
 _TTL: Final = 2.0
 """How long after its death a leader is the leader still."""
 _TERM: Final = (1.5, 3.0)
-_FAREWELL: Final = 2.0
-"""Seconds for hearing the rest, once it is told to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +50,12 @@ class Orders:
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
-class _Diary:
-    """Writes this process's records."""
-
-    def __init__(self, orders: Orders) -> None:
-        self._pipe = orders.pipe
-        self._worker = orders.worker
-        self.begun = False
-
-    def write(self, kind: Kind, waited: int = 0, backend: int = 0, number: int = 0, peer: int = 0) -> None:
-        self.begun = True
-        record = Record(kind, self._worker, os.getpid(), time.monotonic_ns(), waited, backend, number, peer)
-        os.write(self._pipe, record.pack())
-
-
 def _backend(c: AsyncCoordinator, role: str) -> int:
     """The server process of a link."""
     return next((link.server_pid or 0 for link in c.health().links if link.role == role), 0)
 
 
-async def _compete(c: AsyncCoordinator, orders: Orders, diary: _Diary) -> None:
+async def _compete(c: AsyncCoordinator, orders: Orders, diary: Diary) -> None:
     while True:
         asked = time.monotonic_ns()
         try:
@@ -88,7 +69,7 @@ async def _compete(c: AsyncCoordinator, orders: Orders, diary: _Diary) -> None:
             continue  # the connection died, the body was cancelled; the next attempt gets a new connection
 
 
-async def _lead(c: AsyncCoordinator, diary: _Diary) -> None:
+async def _lead(c: AsyncCoordinator, diary: Diary) -> None:
     candidacy = c.election(ELECTION_NAME, ttl=_TTL).lead()
     while True:
         try:
@@ -103,7 +84,7 @@ async def _lead(c: AsyncCoordinator, diary: _Diary) -> None:
             continue  # it was not renewed in time, on a busy machine; we are a candidate again
 
 
-async def _talk(c: AsyncCoordinator, orders: Orders, diary: _Diary) -> None:
+async def _talk(c: AsyncCoordinator, orders: Orders, diary: Diary) -> None:
     for number in itertools.count(1):
         begun = time.monotonic_ns()
         try:
@@ -114,7 +95,7 @@ async def _talk(c: AsyncCoordinator, orders: Orders, diary: _Diary) -> None:
         await asyncio.sleep(random.uniform(0.5, 1.5) * orders.pause)
 
 
-def _note(diary: _Diary, item: Message | Gap) -> None:
+def _note(diary: Diary, item: Message | Gap) -> None:
     if isinstance(item, Gap):
         diary.write(Kind.GAP)
         return
@@ -122,12 +103,12 @@ def _note(diary: _Diary, item: Message | Gap) -> None:
     diary.write(Kind.HEARD, time.monotonic_ns() - begun, number=number, peer=peer)
 
 
-async def _hear(messages: AsyncSubscription[Message | Gap], diary: _Diary) -> None:
+async def _hear(messages: AsyncSubscription[Message | Gap], diary: Diary) -> None:
     async for item in messages:
         _note(diary, item)
 
 
-async def _hear_the_rest(c: AsyncCoordinator, messages: AsyncSubscription[Message | Gap], diary: _Diary) -> None:
+async def _hear_the_rest(c: AsyncCoordinator, messages: AsyncSubscription[Message | Gap], diary: Diary) -> None:
     """All that was committed before now is heard before a notification to ourselves is."""
     messenger = c.backend.messenger
     assert messenger is not None
@@ -146,7 +127,8 @@ async def _hear_the_rest(c: AsyncCoordinator, messages: AsyncSubscription[Messag
     diary.write(Kind.DONE, time.monotonic_ns() - begun)
 
 
-async def _take_part(orders: Orders, diary: _Diary, told: asyncio.Event) -> None:
+async def _take_part(line: dict[str, Any], diary: Diary, told: asyncio.Event) -> None:
+    orders = Orders(**line)
     called = f"worker-{orders.worker}"
     async with (
         AsyncCoordinator(orders.url, name=called, namespace=orders.namespace, schema=orders.schema or "pgconcert") as c,
@@ -171,39 +153,5 @@ async def _take_part(orders: Orders, diary: _Diary, told: asyncio.Event) -> None
         await _hear_the_rest(c, messages, diary)
 
 
-async def _until_told(orders: Orders) -> None:
-    loop = asyncio.get_running_loop()
-    told = asyncio.Event()
-    diary = _Diary(orders)
-    part = asyncio.create_task(_take_part(orders, diary, told))
-
-    def tell() -> None:
-        # Nothing more is said on this input, so what can be read is its end, and it can be read for ever.
-        loop.remove_reader(sys.stdin.fileno())
-        told.set()
-        # the server may be gone with the director, so what is left of the messages may never come
-        loop.call_later(_FAREWELL if diary.begun else 0, part.cancel)
-
-    loop.add_reader(sys.stdin.fileno(), tell)
-    try:
-        await part
-    except asyncio.CancelledError:
-        pass
-
-
-def main() -> None:
-    """Read the orders and follow them. Exit code 1 and a line on standard error if the server will not have us."""
-    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as orders:
-        line = orders.readline()
-    if not line:
-        return
-    try:
-        asyncio.run(_until_told(Orders(**json.loads(line))))
-    except PgconcertError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    except BrokenPipeError:
-        pass  # nobody reads our records any more
-
-
 if __name__ == "__main__":
-    main()
+    follow_orders(_take_part)

@@ -19,7 +19,7 @@ __all__ = ["group"]
 
 _COMMANDS = (
     "status", "watch", "doctor", "run", "lead", "release", "revoke",
-    "publish", "listen", "request", "ping", "schema", "demo", "completion",
+    "publish", "listen", "request", "ping", "tasks", "worker", "schema", "demo", "completion",
 )  # fmt: skip
 
 
@@ -60,8 +60,10 @@ Examples:
   pgconcert release importer
   pgconcert listen orders
   pgconcert publish orders 'order 42 is paid'
+  pgconcert tasks enqueue mail '{"to": "ann@example.org"}'
+  pgconcert worker mail:send --queue mail
 """,
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def group() -> None:
-    """Locks, jobs, leaders and messages for the processes of one application, through the PostgreSQL they share."""
+    """Locks, jobs, leaders, tasks and messages for processes of one application, through the PostgreSQL they share."""

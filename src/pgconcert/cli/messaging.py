@@ -43,6 +43,7 @@ from .streams import open_streams
 __all__ = [
     "BROKEN_PIPE",
     "NOT_IN_TIME",
+    "UNCERTAIN",
     "Signals",
     "Target",
     "channel_argument",

@@ -19,6 +19,9 @@ from ..postgres import schema as tables
 from ..postgres.keeper import Context
 from ..postgres.link import Link
 from ..postgres.schemafiles import DEFAULT, apply_command, checked, script, versions
+from ..postgres.taskcheck import table_sql
+from ..sessions.wakes import wake_channel, wake_mark
+from ..taskstore import TablePlace, wake_subject
 from .console import make_console, printable
 from .target import reachable, url_option
 
@@ -43,6 +46,7 @@ Examples:
   pgconcert schema apply --url postgresql://db/app
   pgconcert schema check || pgconcert schema apply
   pgconcert schema show --version 1 > migrations/0007_pgconcert.sql
+  pgconcert schema show --table orders              for tasks in a table of yours
   pgconcert schema drop --yes
 """
 )
@@ -80,17 +84,52 @@ def apply(url: str | None, name: str) -> None:
 Examples:
   pgconcert schema show | psql --single-transaction postgresql://db/app
   pgconcert schema show --version 1 --schema concert
+  pgconcert schema show --table orders --where "t.state = 'paid'" --order-by t.paid_at
 
 \b
-The text is to be run as one transaction, which migration tools do by
-themselves. No server is asked. Exit code: 0; 1 if there is no such version.
+Our tables: the text is to be run as one transaction, which migration tools do by
+themselves. What a table of yours needs is to be run statement by statement,
+because its indexes are made concurrently. No server is asked.
+
+\b
+Exit code: 0; 1 if there is no such version; 2 if the call is wrong.
 """
 )
 @_schema_option
 @click.option("--version", type=int, metavar="N", help="Only this version; else all, in order.")
-def show(name: str, version: int | None) -> None:
+@click.option(
+    "--table", metavar="NAME", help="What this table of yours needs, so that its rows can be shared as tasks."
+)
+@click.option("--id", metavar="COLUMN", help="With --table: what names a row.  [default: id]")
+@click.option("--where", metavar="SQL", help="With --table: what is to be done now; the table is called t.")
+@click.option("--order-by", metavar="SQL", help="With --table: which come first.")
+@click.option("--finish", metavar="SQL", help="With --table: as for pgconcert worker; needs nothing of the table.")
+@click.option("--session", metavar="COLUMN", help="With --table: the column to be added.  [default: session_id]")
+@click.option("--wake", is_flag=True, help="With --table: a trigger, so that new rows wake runners that are idle.")
+@click.option("--namespace", metavar="TEXT", help="With --wake: as namespace= in programs.  [default: none]")
+def show(
+    name: str,
+    version: int | None,
+    table: str | None,
+    wake: bool,
+    namespace: str | None,
+    **of_table: str | None,
+) -> None:
     """Print the SQL, for migration tools and for whoever wants to read it first."""
-    click.echo(script(name, version), nl=False)
+    given = {option: text for option, text in of_table.items() if text is not None}
+    if table is None:
+        if given or wake or namespace is not None:
+            stray = [*given, *(["wake"] if wake else []), *(["namespace"] if namespace is not None else [])]
+            raise click.UsageError(f"--{stray[0].replace('_', '-')} is for --table")
+        click.echo(script(name, version), nl=False)
+        return
+    if version is not None:
+        raise click.UsageError("--version is of our tables; leave it out with --table")
+    if namespace is not None and not wake:
+        raise click.UsageError("--namespace is for --wake")
+    place = TablePlace(**{"table": table, "id": "id", "where": "true", "order_by": "", "finish": "delete", **given})
+    told = (wake_channel(namespace or ""), wake_mark(wake_subject(place, namespace or "")).decode()) if wake else None
+    click.echo(table_sql(place, wake=told), nl=False)
 
 
 @command.command(

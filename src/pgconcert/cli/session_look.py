@@ -29,7 +29,8 @@ _PATIENCE: Final = 5.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
     """What hangs on sessions. Job locks and elections are those that somebody has or waits for, in the order of their
-    names; ``members`` are those that live, ``groups`` the names (namespace and name) of all groups, also of empty ones.
+    names; ``members`` and ``runners`` are those that live, ``groups`` the names (namespace and name) of all groups,
+    also of empty ones.
 
     ``entries`` are all that was looked at, also what nobody has; ``holds``: how much hangs on each session.
     ``trouble``: why nothing could be seen, in a sentence."""
@@ -39,6 +40,7 @@ class Holding:
     elections: tuple[Entry, ...] = ()
     members: tuple[Entry, ...] = ()
     groups: tuple[tuple[str, str], ...] = ()
+    runners: tuple[Entry, ...] = ()
     entries: tuple[Entry, ...] = ()
     holds: Counter[int] = field(default_factory=Counter)
     trouble: str | None = None
@@ -46,23 +48,25 @@ class Holding:
     @property
     def namespaced(self) -> bool:
         """Whether anything is in a namespace."""
-        entries = (*self.jobs, *self.elections, *self.members)
-        return any(each.subject.namespace for each in entries) or any(namespace for namespace, _ in self.groups)
+        return any(each.subject.namespace for each in self._shown) or any(namespace for namespace, _ in self.groups)
 
     def has(self, name: str) -> bool:
         """Whether somebody has or waits for something of this name, or is in it."""
-        entries = (*self.jobs, *self.elections, *self.members)
-        return any(each.subject.name == name for each in entries) or any(known == name for _, known in self.groups)
+        return any(each.subject.name == name for each in self._shown) or any(known == name for _, known in self.groups)
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to show."""
-        return not (self.sessions or self.jobs or self.elections or self.groups)
+        return not (self.sessions or self.jobs or self.elections or self.groups or self.runners)
 
     @property
     def held(self) -> bool:
         """Whether anything is held by somebody."""
-        return any(each.session is not None for each in (*self.jobs, *self.elections, *self.members))
+        return any(each.session is not None for each in self._shown)
+
+    @property
+    def _shown(self) -> tuple[Entry, ...]:
+        return (*self.jobs, *self.elections, *self.members, *self.runners)
 
 
 def sort(
@@ -92,6 +96,7 @@ def sort(
         elections=of("election"),
         members=members,
         groups=tuple(sorted(groups)),
+        runners=of("runner"),
         entries=tuple(seen),
         holds=holds,
     )
@@ -133,11 +138,11 @@ class Looker:
             raise
         except SchemaMissing:
             return Holding(
-                trouble=f"job locks, elections and groups need tables, which are missing or old in schema "
+                trouble=f"job locks, elections, groups and runners need tables, which are missing or old in schema "
                 f"{self._schema}: {apply_command(self._schema)}",
             )
         except (ConfigurationError, StatementFailed) as error:
-            return Holding(trouble=f"job locks, elections and groups cannot be seen: {error}")
+            return Holding(trouble=f"job locks, elections, groups and runners cannot be seen: {error}")
         return sort(sessions, entries, self._names, self._namespace)
 
     def _ask(self, request: Request[T]) -> asyncio.Future[T]:

@@ -1,9 +1,10 @@
-"""How sessions, job locks, elections and groups are shown: tables on a terminal, aligned lines elsewhere, JSON for
-programs. Text in, text out; what is not there has no table. See ``lock_table.py`` for what both have in common.
+"""How sessions, job locks, elections, groups and runners are shown: tables on a terminal, aligned lines elsewhere, JSON
+for programs. Text in, text out; what is not there has no table. See ``lock_table.py`` for what both have in common.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -68,6 +69,7 @@ def sections(holding: Holding) -> list[Section]:
         _taken("job lock", "held by", holding.jobs, spaced),
         _taken("election", "led by", holding.elections, spaced),
         _members(holding, spaced),
+        _runners(holding, spaced),
         Section(
             ("session", "application", "pid", "host", "since", "ttl", "expires in", "holds", "data"),
             [_session(each, holding.holds[each.id]) for each in holding.sessions],
@@ -92,6 +94,7 @@ def as_json(holding: Holding) -> dict[str, Any]:
             }
             for namespace, name in holding.groups
         ],
+        "runners": [_entry_as_json(entry) | {"member": entry.subject.member} for entry in holding.runners],
         "sessions": [_session_as_json(each, holding.holds[each.id]) for each in holding.sessions],
     }
 
@@ -147,6 +150,23 @@ def _members(holding: Holding, spaced: bool) -> Section:
         ] or [(printable(name), *"------")]
     headers = ("group", "member", "process", "since", "expires in", "token", "capabilities")
     return _spaced(Section(headers, rows), spaces, spaced)
+
+
+def _runners(holding: Holding, spaced: bool) -> Section:
+    living = Counter((each.subject.namespace, each.subject.name) for each in holding.runners)
+    rows: list[tuple[str, ...]] = [
+        (
+            printable(each.subject.name),
+            printable(str(each.session)),
+            _when(each.since),
+            _left(each.session),
+            str(each.session.id) if each.session else "-",
+            f"1 of {living[each.subject.namespace, each.subject.name]}",
+        )
+        for each in holding.runners
+    ]
+    headers = ("runner", "process", "since", "expires in", "session", "share")
+    return _spaced(Section(headers, rows), [each.subject.namespace for each in holding.runners], spaced)
 
 
 def _of(holding: Holding, namespace: str, name: str) -> list[Entry]:

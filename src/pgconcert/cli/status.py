@@ -48,10 +48,11 @@ Exit code: 0; with NAMEs, 0 if at least one of them is held and 3 if none is;
 def command(
     names: tuple[str, ...], url: str | None, namespace: str, schema: str, all_databases: bool, for_programs: bool
 ) -> None:
-    """Show who holds locks and who waits for them, job locks, elections, groups and sessions; with NAMEs, only these.
+    """Show who holds locks and who waits for them, and all that hangs on sessions; with NAMEs, only these.
 
-    Locks of other programs are shown as well: they are in the same list of the server. What hangs on sessions is shown
-    in whatever namespace it is, unless one is given.
+    Locks of other programs are shown as well: they are in the same list of the server. What hangs on sessions (job
+    locks, leaders, members of groups, runners that share tasks) is shown in whatever namespace it is, unless one is
+    given. What the runners share: pgconcert tasks stats.
     """
     wanted = Names(names, namespace)
     with reachable(url) as address:

@@ -133,8 +133,8 @@ class PlainScreen:
 
 def _named(entry: Entry) -> str:
     kind, namespace, name, member = entry.subject
-    what = {"job": "job lock", "election": "election", "member": "group", "group": "group"}[kind]
-    whose = f", member {printable(member)}" if member else ""
+    what = {"job": "job lock", "member": "group"}.get(kind, kind)
+    whose = f", member {printable(member)}" if member and kind != "runner" else ""
     where = f" in namespace {printable(namespace)}" if namespace else ""
     return f"{what} {printable(name)}{whose}{where}"
 
@@ -288,7 +288,7 @@ Exit code: 0 after q; 130 after Ctrl-C; 1 if the first look fails.
 def command(
     names: tuple[str, ...], interval: float, url: str | None, namespace: str, schema: str, all_databases: bool
 ) -> None:
-    """Watch who holds locks and who waits for them, job locks, elections and groups; with NAMEs, only these.
+    """Watch who holds locks and who waits for them, job locks, elections, groups and runners; with NAMEs, only these.
 
     What is taken and given back between two looks is not seen.
     """
