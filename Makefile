@@ -70,6 +70,7 @@ bench-smoke: install ## the benchmarks, short and without peers: do they still r
 	@$(BIN)/python benchmarks/blocking.py --smoke
 	@$(BIN)/python benchmarks/pubsub.py --smoke
 	@$(BIN)/python benchmarks/sessions.py --smoke
+	@$(BIN)/python benchmarks/tasks.py --smoke
 
 .PHONY: check
 check: test lint types contracts docs bench-smoke test-pythons ## every gate

@@ -16,6 +16,7 @@ import pytest
 
 import pgconcert
 import pgconcert.events
+import pgconcert.testing
 from pgconcert import AsyncCoordinator, AsyncFanOut, graceful_shutdown
 from pgconcert.pubsub.delivery import Delivery
 from pgconcert.pubsub.overflow import Gaps, Overflow
@@ -51,7 +52,8 @@ def is_there(name: str) -> bool:
     if "=" in name:
         parameter, _, value = name.partition("=")
         return parameter in parameters() and (not value or value.strip('"') in get_args(CHOICES[parameter]))
-    place: Any = getattr(pgconcert, first, None) or getattr(pgconcert.events, first, None)
+    modules = (pgconcert, pgconcert.events, pgconcert.testing)
+    place: Any = next((getattr(module, first) for module in modules if hasattr(module, first)), None)
     return place is not None and (not rest or hasattr(place, rest))
 
 
