@@ -53,9 +53,9 @@ class Worker:
 
 
 class Pgconcert(Worker):
-    """A runner of one queue, with one call of its tasker at a time."""
+    """A runner of one queue with two calls of its tasker at a time: one works while the other's tasks are noted down."""
 
-    concurrency = 1
+    concurrency = 2
 
     async def open(self, address: Address, queue: str) -> None:
         from pgconcert import AsyncCoordinator, QueueTasks
@@ -84,10 +84,10 @@ class Pgconcert(Worker):
         await self.coordinator.__aexit__(None, None, None)
 
 
-class PgconcertTwo(Pgconcert):
-    """Two calls of the tasker at a time: one works while the other's tasks are finished and replaced."""
+class PgconcertOneCall(Pgconcert):
+    """One call at a time, as a runner has it if nothing is said."""
 
-    concurrency = 2
+    concurrency = 1
 
 
 class Pgqueuer(Worker):
@@ -241,7 +241,7 @@ MAKERS = {"pgconcert": make_ours, "pgqueuer": make_pgqueuer, "procrastinate": ma
 PGQUEUER, PROCRASTINATE = "pgqueuer asyncpg", "procrastinate"
 WORKERS: dict[str, Spec[Worker]] = {
     "pgconcert": Spec(Pgconcert, "pgconcert", "asyncio", "pgconcert"),
-    "pgconcert, 2 calls": Spec(PgconcertTwo, "pgconcert", "asyncio", "pgconcert"),
+    "pgconcert, 1 call": Spec(PgconcertOneCall, "pgconcert", "asyncio", "pgconcert"),
     "pgconcert (uvloop)": Spec(Pgconcert, "pgconcert", "uvloop", "uvloop"),
     "pgqueuer": Spec(Pgqueuer, "library", "asyncio", PGQUEUER),
     "pgqueuer, pool": Spec(PgqueuerPool, "library", "asyncio", PGQUEUER),

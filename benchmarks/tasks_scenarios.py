@@ -26,7 +26,7 @@ from tasks_ticks import ticks
 from turns import Guest, Round, Spread, first_line, median_ratio, ratios, rotations, take_turns
 
 OURS = "pgconcert"
-OUR_KINDS = ("pgconcert", "pgconcert, 2 calls", "pgconcert (uvloop)")
+OUR_KINDS = ("pgconcert", "pgconcert, 1 call", "pgconcert (uvloop)")
 AGAINST = "pgqueuer"
 SIZES = (1, 4)
 BATCHES = (1, 10, 100)

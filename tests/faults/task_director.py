@@ -62,7 +62,8 @@ class Stage:
     done: Counter[str] = field(default_factory=Counter)
 
     def fill_up(self) -> None:
-        """Start processes until all places are taken."""
+        """Start processes until all places are taken; a silence ends, or they could not begin."""
+        self._thaw()
         new: list[Worker] = []
         while len(self.workers) + len(new) < self.processes:
             self.ways.append(self.ways.pop(0))
@@ -136,8 +137,7 @@ class Stage:
                 del self.stopped[worker.pid]
                 worker.cont()
         if self.thawing is not None and (now is None or self.thawing <= now):
-            self.thawing = None
-            self.proxy.resume()
+            self._thaw()
 
     def cut(self) -> None:
         """End the connections of those that go through the proxy, at once or at some byte."""
@@ -215,6 +215,10 @@ class Stage:
             shares = connection.execute(_SHARES.format(open=OPEN[self.kind]).encode(), [RUNNER]).fetchall()
         assert shares == [], "who has stopped has no session"
         return judge(versions(self.url), said(self.folder))
+
+    def _thaw(self) -> None:
+        self.thawing = None
+        self.proxy.resume()
 
     def _take_out(self) -> Worker:
         worker = self.workers.pop(random.randrange(len(self.workers)))

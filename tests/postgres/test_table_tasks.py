@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -15,8 +16,22 @@ from typing import Any
 import pytest
 
 from pgconcert import Unavailable
+from pgconcert.postgres.taskclauses import table_rows, written
+from pgconcert.postgres.taskparameters import table_ids, turn_parts, turn_values
+from pgconcert.postgres.taskstatements import turn_text
 from pgconcert.store import EndSession
-from pgconcert.taskstore import CheckPlace, Held, LookAtShares, Move, Recall, ReleaseTasks, TablePlace, Turned
+from pgconcert.taskstore import (
+    CheckPlace,
+    Held,
+    LookAtShares,
+    Move,
+    Pick,
+    Recall,
+    ReleaseTasks,
+    TablePlace,
+    Turn,
+    Turned,
+)
 from pgconcert.testing import rewrite
 from tests.postgres.scenes import raw
 from tests.postgres.session_scenes import expire, rows
@@ -134,6 +149,7 @@ async def test_a_report_waits_for_a_row_a_moment_then_fails(tables: str) -> None
         assert (await a.turn(finished=("1", "2"))).refused == ()
 
 
+ROWS = re.compile(r"\(actual rows=([\d.]+) loops=(\d+)\)")
 IDS = {
     "uuid": [str(uuid.UUID(int=n)) for n in range(3)],
     "text": ['quote " and \\ and {brace}', "NULL", "a, b", "", "ümlaut 😀", "null"],
@@ -253,3 +269,39 @@ async def test_names_are_found_by_the_path_of_the_role(tables: str) -> None:
     async with tasking(rewrite(tables, options="-csearch_path=shop,public")) as store:
         a = await runner(store, place)
         assert ids_of(await a.pick(start=5)) == ["2"]
+
+
+FULL = """
+    insert into orders (item, done_at, session_id)
+    select 'x', case when n > 20000 then due end, case when n <= 5000 then 32768 * (2 + n % 3) end
+      from generate_series(1, 60000) n, (select clock_timestamp() as due) d;
+    insert into pgconcert.session (id, uuid, ttl, expires, incarnation, host, pid, application)
+    select 32768 * (2 + n), 'u', ttl, expires, incarnation, 'h', 1, 'others'
+      from pgconcert.session, generate_series(0, 2) n;
+"""
+
+
+@pytest.mark.parametrize("planned", ["before", "after"])
+async def test_a_capped_turn_looks_at_little(tables: str, planned: str) -> None:
+    """However many rows are done, held by others or outstanding; also if the plan was made when there was none."""
+    make_orders(tables, 0)
+    async with tasking(tables) as store:
+        a = await runner(store, ORDERS)
+    turn = Turn(place=ORDERS, runner=a.subject, session=a.session, finished=("1",), start=("2",), pick=Pick(10, 5))
+    words = table_rows("pgconcert", ORDERS, "bigint", ("id", "item"))
+    made = written(turn_text(turn_parts(turn), words), words)
+    given = turn_values(turn, table_ids, True)
+    execute = f"execute it({', '.join(repr(given[name].decode()) for name in made.parameters)})"
+    with raw(tables) as other:
+        other.execute("set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set jit = off")
+        other.execute(b"prepare it as " + made.statement.sql, prepare=False)
+        if planned == "before":
+            other.execute(execute.encode())
+        other.execute(FULL.encode())
+        if planned == "after":
+            other.execute("analyze")
+        plan = [line for (line,) in other.execute(f"explain (analyze, timing off) {execute}".encode())]
+    assert rows(tables, f"select count(*) from orders where abs(session_id) = {a.session}") == [(10,)]
+    read = [(float(found[1]) * int(found[2]), line) for line in plan if (found := ROWS.search(line))]
+    assert max(read)[0] <= 100, max(read)
+    assert not [line for line in plan if "Rows Removed" in line and int(line.split(":")[1]) > 100]

@@ -164,6 +164,38 @@ async def test_a_row_that_changes_after_the_snapshot_is_judged_anew(tables: str)
         assert rows(tables, "select id, session_id from orders order by id") == [(1, b.session), (2, None)]
 
 
+async def test_a_session_that_is_renewed_after_the_snapshot_is_left_alone(tables: str) -> None:
+    """Under the lock of its row its time is looked at again: it is not ended, and keeps what it has."""
+    make_orders(tables, 2)
+    with raw(tables) as owner:
+        owner.execute(
+            "create function gate(id bigint) returns bool language plpgsql as $$ begin"
+            " while not pg_try_advisory_xact_lock_shared(77) loop perform pg_sleep(0.01); end loop;"
+            " return true; end $$"
+        )
+    place = ORDERS._replace(where="t.done_at is null and public.gate(t.id)")
+    async with tasking(tables) as store:
+        a, b = await runner(store, ORDERS), await runner(store, place, "b")
+        await ask(store, CheckPlace(place))
+        assert ids_of(await a.pick(start=1, most=1)) == ["1"]
+        expire(tables, a.session)
+        with raw(tables) as other:
+            other.execute("select pg_advisory_lock(77)")
+            slow_turn = asyncio.ensure_future(b.pick(start=2))
+            await eventually_async(
+                lambda: rows(tables, "select 1 from pg_stat_activity where wait_event = 'PgSleep'") != [],
+                what="the turn has its snapshot",
+            )
+            other.execute(
+                "update pgconcert.session set expires = clock_timestamp() + '1 hour' where id = %s", [a.session]
+            )
+            other.execute("select pg_advisory_unlock(77)")
+            turned = await slow_turn
+        assert ids_of(turned) == ["2"]
+        assert rows(tables, f"select ended from pgconcert.session where id = {a.session}") == [(None,)]
+        assert (await a.turn(finished=("1",))).refused == ()
+
+
 async def test_a_report_that_waited_is_judged_anew(tables: str) -> None:
     """Whoever takes a row from us holds its lock for a moment; the report waits, and finds that it came too late."""
     async with tasking(tables) as store:

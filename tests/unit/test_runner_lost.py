@@ -187,6 +187,7 @@ async def test_a_loss_that_only_the_clock_knows_is_found_before_anything_is_hand
     scene = Scene(script, tasker)
     async with scene.runner:
         await scene.until(lambda: script.done == ["a"])
+        assert scene.runner.statistics().handed == 1
     assert handed == [2]
     assert scene.told(RunnerSessionLost)[0].reason == "its time was over when the answer came"
 

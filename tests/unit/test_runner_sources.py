@@ -162,7 +162,11 @@ async def test_a_closed_coordinator_ends_its_runners(unique: str) -> None:
 
 async def test_tasks_that_are_not_due_yet_are_done_when_they_are(unique: str) -> None:
     done: list[str] = []
+
+    async def tasker(tasks: list[Task]) -> None:
+        done.extend(task.text() for task in tasks)
+
     async with coordinator(unique) as c:
-        async with c.runner("w", lambda tasks: done.extend(task.text() for task in tasks), QueueTasks("q"), tick=3600):
+        async with c.runner("w", tasker, QueueTasks("q"), tick=3600):
             await c.queue("q").enqueue("later", run_in=0.2)
             await eventually_async(lambda: done == ["later"])

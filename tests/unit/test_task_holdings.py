@@ -109,3 +109,15 @@ def test_at_the_end_all_in_hand_is_released() -> None:
     has.release_all()
     assert [*has.released] == ["b"]
     assert has.new == []
+
+
+def test_what_is_recalled_was_not_finished_although_it_was_said_before() -> None:
+    has, tasks = handed("a", "b")
+    has.note(Report((tasks["a"], tasks["b"])))
+    has.unanswered()
+    has.settle(Turned(refused=("a", "b")), 100.0)
+    assert has.refused == []
+    has.recalled(("b",))
+    assert has.refused == [tasks["b"]]
+    has.recalled(("b",))
+    assert has.refused == [tasks["b"]]

@@ -147,11 +147,15 @@ class HandlerThreads:
 def check_plain(handler: object, what: str) -> None:
     """Raise ``ConfigurationError`` for a coroutine function: no event loop is here to run it."""
     call = getattr(handler, "__call__", None)  # noqa: B004
-    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call):
+    if any(_is_async(function) for function in (handler, call)):
         raise ConfigurationError(
             f"{what} must be a plain function, not the coroutine function {given(handler)}: this is the blocking twin; "
             "use AsyncCoordinator for it"
         )
+
+
+def _is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def not_awaitable(result: T, what: str) -> T:

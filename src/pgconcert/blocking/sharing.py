@@ -66,10 +66,13 @@ class Sharing:
         :param tick: seconds between looks for work when there was none (0.05 to 86,400). New work of queues wakes
             runners that are idle at once; the tick is the guarantee.
         :param jitter: the share of a tick by which ticks vary (0 to 1), so that runners do not march in step.
-        :param tasks_per_session: how many tasks this runner has at most, started or assigned; ``None``: no limit.
-        :param batch: how many tasks one call of ``tasker`` gets at most.
-        :param concurrency: how many calls of ``tasker`` are under way at a time.
+        :param tasks_per_session: how many tasks this runner has at most, started or assigned (0 to 1,000,000);
+            ``None``: its share, of queues and tables at most 1,000 ahead of what it works on.
+        :param batch: how many tasks one call of ``tasker`` gets at most (1 to 1,000,000).
+        :param concurrency: how many calls of ``tasker`` are under way at a time (1 to 10,000).
         :param per_task: call ``tasker`` for each task.
+        :raises ConfigurationError: a number that cannot be, or what is no tasker or no source. ``KeyInvalid``: a name
+            that cannot be.
 
         ``ttl``, ``interval`` and ``timeout`` of its session are as for ``job_lock``: after ``ttl`` seconds without a
         heartbeat others take over its tasks. A thread cannot be cancelled: ``tasker`` asks ``task.check()`` before what
@@ -108,6 +111,7 @@ class Sharing:
 
         :param name: a text of 1 to 1,000 encoded bytes; or a ``QueueTasks``, whose ``attempts`` count then for tasks
             that are enqueued without.
+        :raises KeyInvalid: a name that cannot be.
         """
         from .queue import TaskQueue
 

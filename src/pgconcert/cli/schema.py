@@ -9,11 +9,12 @@ import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import click
 
 from ..conninfo import AddressSource
+from ..errors import ConfigurationError
 from ..events import EventStream
 from ..postgres import schema as tables
 from ..postgres.keeper import Context
@@ -21,6 +22,7 @@ from ..postgres.link import Link
 from ..postgres.schemafiles import DEFAULT, apply_command, checked, script, versions
 from ..postgres.taskcheck import table_sql
 from ..sessions.wakes import wake_channel, wake_mark
+from ..tasks.sources import TableTasks
 from ..taskstore import TablePlace, wake_subject
 from .console import make_console, printable
 from .target import reachable, url_option
@@ -127,6 +129,10 @@ def show(
         raise click.UsageError("--version is of our tables; leave it out with --table")
     if namespace is not None and not wake:
         raise click.UsageError("--namespace is for --wake")
+    try:
+        TableTasks(**cast("dict[str, Any]", {**given, "table": table, "finish": "delete"}))
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
     place = TablePlace(**{"table": table, "id": "id", "where": "true", "order_by": "", "finish": "delete", **given})
     told = (wake_channel(namespace or ""), wake_mark(wake_subject(place, namespace or "")).decode()) if wake else None
     click.echo(table_sql(place, wake=told), nl=False)

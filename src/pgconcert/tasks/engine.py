@@ -13,6 +13,10 @@ shift begins at once; one that is lost before it answered anything counts as a f
 later, or by whoever is idle then. Not so if all places are held by calls that have lost their tasks: who knows when
 they end.
 
+*Moves.* The finder is asked at each tick, but not at the first of a shift, which stands where it has just said: so one
+that never says the same twice costs a session per tick, and its tasks are done. While it fails nothing is begun, and
+what was done is reported all the same. ``stop`` does not wait for it.
+
 *Failure* of a turn, a finder, or a start is an event, and is tried again after a pause; the shift keeps what it was
 told. Only the first start raises. A coordinator that is closed ends it.
 
@@ -99,6 +103,8 @@ class Engine:
         self._moving = False
         """Whether the tasks are elsewhere now, and calls are under way for what was here."""
         self._leaving = False
+        self._fresh = self._looking = False
+        """Whether the shift has been asked nothing yet; whether the finder is asked."""
         self._lost: Shift | None = None
         """The shift whose loss was told last."""
         self._watch: object = None
@@ -144,7 +150,7 @@ class Engine:
         self._deadline = deadline
         self._hint.set()
         # what is begun for nothing ends now; a turn may still say what was done
-        self._cut(0 if self._opened is None else deadline + _CLEANUP + _LAST)
+        self._cut(0 if self._opened is None or self._looking else deadline + _CLEANUP + _LAST)
 
     async def live(self) -> None:
         """The whole of it."""
@@ -217,19 +223,20 @@ class Engine:
     async def _turn(self, opened: Opened, room: int) -> None:
         pace, shift = self._pace, opened.shift
         now = self._loop.time()
-        asked = False
-        try:
-            ticks = not self.stopping and not self._moving and pace.ticks(now) and (room > 0 or self._calls.working)
-            if ticks and await self._within(self._opening.has_moved(opened)):
-                self._moving = True
+        ticks = not self.stopping and not self._moving and pace.ticks(now) and (room > 0 or self._calls.working)
+        if ticks and not self._fresh and not await self._look(opened):
+            if not (self._owes or self._calls.to_report):
                 return
+            room, ticks = 0, False
+        try:
             if self.stopping:
                 room = 0
             pick = not self.stopping and (ticks or (room > 0 and not self._more))
             pace.turn_begins(now, picks=room > 0)
             report = self._calls.report()
             self._tally.turns += 1
-            self._owes = asked = True
+            self._owes = True
+            self._fresh = False
             handed = await self._within(shift.turn(report, room, pick=pick))
         except SessionLost as error:
             self._lose(shift, shift.lost or error.reason)
@@ -238,7 +245,7 @@ class Engine:
         except _CutShort:
             pass  # it is lost, or the time for an orderly end is over
         except Exception as error:
-            step: RunnerStep = getattr(shift, "step", "get work") if asked else "find source"
+            step: RunnerStep = getattr(shift, "step", "get work")
             self._tell_failure(step, shown(error), pace.failed(self._loop.time()))
         else:
             opened.answered = True
@@ -246,6 +253,20 @@ class Engine:
             self._more = handed.more
             pace.turn_ended(now, picked=pick, short=len(handed.tasks) < room, next_in=handed.next_in)
             self._take(opened, handed)
+
+    async def _look(self, opened: Opened) -> bool:
+        """Whether the tasks are still here, as far as anybody can say."""
+        self._looking = True
+        try:
+            self._moving = await self._within(self._opening.has_moved(opened))
+            return not self._moving
+        except _CutShort:
+            pass  # the shift is lost, or nothing is begun any more
+        except Exception as error:
+            self._tell_failure("find source", shown(error), self._pace.failed(self._loop.time()))
+        finally:
+            self._looking = False
+        return False
 
     def _take(self, opened: Opened, handed: Handed) -> None:
         """What a turn gave."""
@@ -296,6 +317,7 @@ class Engine:
             return
         shift = opened.shift
         self._calls.shift = shift
+        self._fresh = True
         self._pace.anew()
         if opened.wakes is not None:
             self._watch = self._of.sessions.watch(opened.wakes, self.wake)

@@ -8,7 +8,8 @@ Theory. The rows say what belongs to our session; here is what we know of them. 
        +------ recalled: what the rows say, and we did not know
 
 What is *owed* stays owed until an answer comes. What was said without an answer (``said``) and is refused when it is
-said again counts as done, because nobody takes from a session that lives what it has started.
+said again counts as done, because nobody takes from a session that lives what it has started. Unless it is recalled
+next: a recall that was carried out late has made it assigned again, so it was not finished, and is *refused* after all.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Holdings:
     __slots__ = (
         "assigned",
         "died",
+        "doubtful",
         "failed",
         "failures",
         "finished",
@@ -57,6 +59,8 @@ class Holdings:
         self.failed: dict[str, tuple[Task, Failure]] = {}
         self.released: dict[str, Task] = {}
         self.said: set[str] = set()
+        self.doubtful: dict[str, Task] = {}
+        """What was said again and refused, and counts as done, until it is known what is ours."""
         self.refused: list[Task] = []
         self.died: list[str] = []
 
@@ -133,6 +137,8 @@ class Holdings:
             self.failures.pop(name, None)
             if name in answer.refused and name not in self.said:
                 self.refused.append(task)
+            elif name in answer.refused:
+                self.doubtful[name] = task
 
     def cannot_finish(self, name: str, error: str, retry_in: float) -> None:
         """It was completed, and it cannot be said: so it has failed."""
@@ -141,6 +147,8 @@ class Holdings:
     def recalled(self, names: Iterable[str]) -> None:
         """What is ours besides what is in hand, in order."""
         ours = dict.fromkeys(names)
+        self.refused += [task for name, task in self.doubtful.items() if name in ours]
+        self.doubtful.clear()
         self.resting = {name: due for name, due in self.resting.items() if name in ours}
         self.assigned = {name: None for name in ours if name not in self.resting}
         self.failures = {name: n for name, n in self.failures.items() if name in ours or name in self.hand}

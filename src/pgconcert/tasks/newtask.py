@@ -67,8 +67,11 @@ def new_tasks(
         raise PayloadInvalid(
             f"enqueue_many takes several payloads, and {given(payloads)} is one: use enqueue, or a list"
         )
+    if not isinstance(payloads, Iterable):
+        raise ConfigurationError(f"enqueue_many takes an iterable of payloads, not {given(payloads)}")
     when = _when(run_at, run_in)
     tries = default if attempts is None else attempts
+    _task(b"", *when, tries)  # what is wrong with all of them is no one's fault
     made = []
     for number, one in enumerate(payloads):
         try:
@@ -105,7 +108,9 @@ def _task(payload: Payload, run_at: float | None, run_in: float | None, attempts
     if run_at is not None and run_in is not None:
         raise ConfigurationError("give run_at or run_in, not both")
     if run_at is not None and (not is_number(run_at) or not 0 <= run_at <= _END):
-        raise ConfigurationError(f"run_at of a NewTask is 0 or more seconds since 1970, not {given(run_at)}")
+        raise ConfigurationError(
+            f"run_at is from 1970 to the end of 9999 (of a NewTask in seconds since 1970), not {given(run_at)}"
+        )
     if run_in is not None and (not is_number(run_in) or not 0 <= run_in <= _LONGEST):
         raise ConfigurationError(f"run_in is 0 to {_LONGEST:,.0f} seconds, not {given(run_in)}")
     return NewTask(raw, run_at, run_in, attempts)

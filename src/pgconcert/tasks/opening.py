@@ -79,6 +79,8 @@ class Opening:
         self._finder = check_source(source)
         self._caller = Caller()
         self._latest: Source | None = None
+        self._moved_to: Source | None = None
+        """Found by a tick, to be begun at: who is asked once more might say something else."""
         self._elsewhere: TaskSource | None = None
         self._functions: tuple[FunctionTasks, FunctionSource] | None = None
         self._member = uuid4().hex
@@ -88,10 +90,12 @@ class Opening:
     async def begin(self) -> Opened:
         """Find the source and start a session there. Raises what that raises; then nothing is left running."""
         self.step = "find source"
-        source = await self._find()
+        moved_to, self._moved_to = self._moved_to, None
+        source = moved_to or await self._find()
         self.step = "start session"
         place = self._place(source)
         if place is None:
+            self._stay(source)
             shift = await sourceshift.begin(
                 self._find_elsewhere,
                 runner=self._name,
@@ -123,7 +127,8 @@ class Opening:
         assert source is not None
         if isinstance(source, TableTasks):
             opened.make = source.make  # a function that is made anew each time moves nothing
-        return self._place(source) != opened.place
+        self._moved_to = None if self._place(source) == opened.place else source
+        return self._moved_to is not None
 
     async def _find(self) -> Source:
         found: object = await self._caller.call(self._given) if self._finder else self._given
@@ -135,7 +140,10 @@ class Opening:
         return source
 
     async def _find_elsewhere(self) -> TaskSource:
-        source = await self._find()
+        return self._stay(await self._find())
+
+    def _stay(self, source: Source) -> TaskSource:
+        """Where the tasks are elsewhere, by what was found now or, if that is in our own store, before."""
         if isinstance(source, FunctionTasks):
             if self._functions is None or self._functions[0] != source:
                 self._functions = source, FunctionSource(self._of, source)
@@ -158,7 +166,7 @@ def check_source(source: object) -> bool:
     """Whether this is a finder; raises ``ConfigurationError`` if it is no source either."""
     if _is_source(source):
         return False
-    if not callable(source):
+    if not callable(source) or source in (QueueTasks, TableTasks, FunctionTasks):
         raise ConfigurationError(
             f"the source of a runner is {_WHAT}, or a function that returns one, not {given(source)}"
         )

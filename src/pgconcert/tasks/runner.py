@@ -27,8 +27,9 @@ from ..sessions.register import SessionRegister, subject_of
 from ..sessions.timing import Timing
 from .calls import Tally
 from .engine import Engine
+from .newtask import queue_place
 from .opening import Opening, check_source
-from .sources import Finder, Source
+from .sources import Finder, QueueTasks, Source
 from .tasker import InThread, Tasker, Work, inside
 
 __all__ = ["AsyncRunner", "RunnerState", "RunnerStatistics"]
@@ -116,7 +117,8 @@ class AsyncRunner:
         _check_count("concurrency", concurrency, 1, _MOST_CALLS)
         if per_task is not True and per_task is not False:
             raise ConfigurationError(f"per_task must be True or False, not {given(per_task)}")
-        check_source(source)
+        if not check_source(source) and isinstance(source, QueueTasks):
+            queue_place(of.keys, source)
         self._of = of
         self._name = subject_of("runner", of.keys, name).name
         self._work = Work(tasker, per_task=per_task, in_thread=in_thread)
@@ -146,7 +148,7 @@ class AsyncRunner:
     def state(self) -> RunnerState:
         """How it is with it."""
         task, engine = self._task, self._engine
-        if task is None or engine is None:
+        if task is None or engine is None or (task.done() and not self._started):
             return RunnerState.STOPPED if self._stopped else RunnerState.NEW
         if task.done():
             return RunnerState.STOPPED
@@ -193,7 +195,7 @@ class AsyncRunner:
         self._of.register.here()
         if self._stopped:
             raise Stopped(f"runner {self._name!r} was stopped; make another")
-        if self._task is not None:
+        if self._task is not None and (self._started or not self._task.done()):
             raise RuntimeError(f"runner {self._name!r} was started already")
         engine, task = self._engine, self._task = self._begin()
         try:
@@ -234,8 +236,8 @@ class AsyncRunner:
         their tasks are released, and ``task.lost`` is true. While the server cannot be reached this takes some seconds
         more, and then the tasks are for others when the time of the session is over.
 
-        Idempotent, in any state; the shortest of several limits counts. Called by the tasker itself it returns at once
-        and the end goes on, and so it does if the caller is cancelled.
+        Idempotent, in any state; the shortest of several limits counts. Called by the tasker itself, or by the source,
+        it returns at once and the end goes on, and so it does if the caller is cancelled.
         """
         limit = check_timeout(timeout)
         self._stopped = True
@@ -244,7 +246,7 @@ class AsyncRunner:
             return
         self._of.register.here()
         engine.stop(limit)
-        if not self.inside:
+        if not self.inside and asyncio.current_task() is not task:
             await asyncio.wait([task])
 
     async def ended(self) -> BaseException | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
 
 from ..acquiring import is_number
 from ..errors import ConfigurationError, SessionNotFound, given
@@ -78,7 +78,7 @@ class QueueTasks:
 
     def __post_init__(self) -> None:
         attempts, retention = self.attempts, self.retention
-        if not is_number(attempts) or attempts != int(attempts) or not 1 <= attempts <= MAX_ATTEMPTS:
+        if not is_whole(attempts) or not 1 <= attempts <= MAX_ATTEMPTS:
             raise ConfigurationError(f"attempts is a whole number from 1 to {MAX_ATTEMPTS:,}, not {given(attempts)}")
         if not is_number(retention) or not 0 <= retention <= MAX_RETENTION:
             raise ConfigurationError(f"retention is 0 to {MAX_RETENTION:,.0f} seconds, not {given(retention)}")
@@ -119,7 +119,7 @@ class TableTasks:
     def __post_init__(self) -> None:
         for what in ("table", "finish", "id", "where", "order_by", "session"):
             text = getattr(self, what)
-            if not isinstance(text, str) or "\0" in text or not (text.strip() or what == "order_by"):
+            if not _is_text(text) or not (text.strip() or what == "order_by"):
                 raise ConfigurationError(f"{what} of TableTasks is a text of SQL, not {given(text)}")
         if self.where.strip().lower() == "true" and self.finish.strip().lower() != "delete":
             raise ConfigurationError(
@@ -148,9 +148,25 @@ class FunctionTasks:
     def __post_init__(self) -> None:
         for what in ("schema", "id"):
             text = getattr(self, what)
-            if not isinstance(text, str) or not 0 < len(text.encode()) <= 63 or "\0" in text:
+            if not _is_text(text) or not 0 < len(text.encode()) <= 63:
                 raise ConfigurationError(f"{what} of FunctionTasks is a name of 1 to 63 bytes, not {given(text)}")
         _check_make(self.make)
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether a server can be told this: no NUL, no lone surrogate."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether this is a whole number; ``True`` is none."""
+    return type(value) is int
 
 
 def _check_make(make: object) -> None:

@@ -5,7 +5,9 @@ said and asked leaves in one request. What it reports stays *owed* until an answ
 
 *Doubt.* A request without an answer may have been carried out, or may be yet. So before anything else what is owed is
 said again. Then everything is recalled that the rows have and we do not. A request that is carried out later still
-leaves a started task of which nobody knows; a look at the shares shows it, and it is recalled as well.
+leaves a started task of which nobody knows; a look at the shares shows it, and it is recalled as well. One that gives
+tasks back (failed, recalled), and comes so late that we have started them again, takes them out of our hand: then they
+may be done twice, and what we report of them is refused.
 
 *How much.* At a tick, and when there was nothing to do, the whole share is picked up, so that a runner that comes has
 something to take over; without a cap at most ``AHEAD``. While tasks are drained, and nothing assigned is left, only as

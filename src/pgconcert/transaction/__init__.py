@@ -15,7 +15,7 @@ from psycopg import AsyncConnection, Connection
 
 from ..errors import ConfigurationError, GuardRefused, given
 from ..keys import KeySpace
-from ..postgres.schemafiles import DEFAULT
+from ..postgres.schemafiles import DEFAULT, checked
 from ..sessions.claims import of_session
 from ..sessions.hold import SessionHeld
 from ..sessions.wakes import wake_channel, wake_mark
@@ -60,7 +60,8 @@ def guard(conn: Any, hold: SessionHeld, *, schema: str | None = None) -> Awaitab
     session = claim.session
     if reason is not None or session is None or session.id is None or claim.token is None:
         raise GuardRefused(hold.key, reason or "its session is over")
-    asked = Guard(hold.key, (*claim.key.subject, session.id, claim.token), schema or session.schema or DEFAULT)
+    where = session.schema or DEFAULT if schema is None else checked(schema)
+    asked = Guard(hold.key, (*claim.key.subject, session.id, claim.token), where)
     if isinstance(conn, AsyncConnection):
         return guard_async(conn, asked)
     if isinstance(conn, Connection):
@@ -129,7 +130,7 @@ def enqueue(
             *(place.namespace, place.name, task.run_at, task.run_in or 0.0, task.attempts, task.payload),
             *(wake_channel(place.namespace), wake_mark(subject).decode()),
         ),
-        schema,
+        checked(schema),
     )
     if isinstance(conn, AsyncConnection):
         return enqueue_async(conn, asked)
