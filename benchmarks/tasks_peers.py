@@ -53,7 +53,7 @@ class Worker:
 
 
 class Pgconcert(Worker):
-    """A runner of one queue with two calls of its tasker at a time: one works while the other's tasks are noted down."""
+    """A runner of one queue. Of two calls of its tasker one works while the tasks of the other are noted down."""
 
     concurrency = 2
 

@@ -202,6 +202,7 @@ def test_a_terminal_gets_a_moving_picture(folder: Path, columns: int, more: dict
     assert "Traceback" not in written
 
 
+@pytest.mark.long
 def test_a_dumb_terminal_gets_plain_lines(folder: Path) -> None:
     code, written = on_terminal(
         command(folder, "--seconds", "2", "--processes", "2", "--kills", "0"), columns=80, TERM="dumb"
@@ -234,6 +235,7 @@ def test_a_signal_ends_it_and_leaves_nothing(folder: Path, number: signal.Signal
     assert mentioning(str(folder)) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=str)
 def test_the_second_part_leaves_nothing_either(folder: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
@@ -285,6 +287,7 @@ def test_a_killed_director_leaves_nothing(folder: Path) -> None:
     eventually(lambda: not mentioning(str(folder)), 20.0, what="the server and its reaper are gone")
 
 
+@pytest.mark.long
 def test_another_server(server: Server) -> None:
     with server.fresh_database() as url:
         options = ["--seconds", "3", "--processes", "2", "--kills", "1"]

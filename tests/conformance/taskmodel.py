@@ -1,11 +1,10 @@
-"""The port for tasks against a model of it: one machine, for every backend.
+"""The model of the port for tasks: what every backend must answer, and what is then true.
 
-Here live the model and the machine; `test_task_model.py` runs it over `memory://`.
+Here live the rules and what is checked of an answer; `taskmachine.py` says what happens, and in which order.
 
 Theory. The model is the rules of `taskstore.py`, written as naively as possible: a list of tasks, looked through from
 its beginning to its end. Requests come one after the other, so everything is decided by the rules, but for one thing:
-which of the tasks that the dead have left are taken first. There the answer is checked, and believed. After each step
-everything that anybody can see of the queues is compared with the model.
+which of the tasks that the dead have left are taken first. There the answer is checked, and believed.
 
 Time is what the machine makes of it: a task is due now or in an hour, and a session is over when it was ended, or when
 the ground on which the machine stands lets its time be over.
@@ -14,53 +13,15 @@ the ground on which the machine stands lets its time be over.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
-from random import Random
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from pgconcert.store import Subject
+from pgconcert.taskstore import Pick, QueueInfo, QueuePlace, TaskState, Turn, Turned
 
-from pgconcert.store import EndSession, Request, StartSession, Subject, Take, Taken
-from pgconcert.taskstore import (
-    DiscardTasks,
-    Enqueue,
-    Failure,
-    Held,
-    LookAtQueues,
-    LookAtShares,
-    LookAtTasks,
-    Move,
-    NewTask,
-    Pick,
-    QueueInfo,
-    QueuePlace,
-    Recall,
-    ReleaseTasks,
-    RetryTasks,
-    TaskState,
-    Turn,
-    Turned,
-)
-
-T = TypeVar("T")
-
-LONG: Final = 3600.0
-_FAR: Final = 10**6
+FAR: Final = 10**6
+"""The steps after which something is due that is due in an hour."""
 _STATES: Final[tuple[TaskState, ...]] = ("waiting", "scheduled", "assigned", "started", "dead", "finished")
-
-
-class Ground(Protocol):
-    """Where the machine stands: a backend, asked one thing at a time."""
-
-    def ask(self, request: Request[T]) -> T:
-        """The answer."""
-        ...
-
-    def expire(self, session: int) -> None:
-        """The time of a session is over; nobody has ended it."""
-        ...
 
 
 @dataclass(eq=False)
@@ -86,7 +47,7 @@ class Modelled:
 
     def free(self, due: int) -> None:
         self.session, self.due = None, due
-        self.state = "scheduled" if due >= _FAR else "waiting"
+        self.state = "scheduled" if due >= FAR else "waiting"
 
     def start(self) -> None:
         self.state = "started"
@@ -98,28 +59,16 @@ class Modelled:
         self.state = "assigned"
 
 
-def _shuffled(ours: Mapping[int, str], more: Mapping[int, str], random: Random) -> Mapping[int, str]:
-    said = [*({**more, **ours}.items())]
-    random.shuffle(said)
-    return dict(said)
+class Model:
+    """Two queues, and who works there. ``step``: how often everything was looked at."""
 
-
-class Tasks(RuleBasedStateMachine):
-    """Two queues, runners of two names."""
-
-    def __init__(self, ground: Ground) -> None:
-        super().__init__()
-        self.ground = ground
+    def __init__(self) -> None:
         namespace = secrets.token_hex(8)
         self.places = [QueuePlace(namespace, "a"), QueuePlace(namespace, "b", 3600.0)]
         self.tasks: dict[str, list[Modelled]] = {place.name: [] for place in self.places}
         self.runners: dict[int, Subject] = {}
         self.alive: set[int] = set()
         self.step = 0
-
-    which = st.integers(0, 1)
-
-    # the model
 
     def of(self, place: QueuePlace, session: int | None = None, *states: TaskState) -> list[Modelled]:
         """Tasks of a place, in order: those of a session, in these states."""
@@ -135,129 +84,9 @@ class Tasks(RuleBasedStateMachine):
     def ours(self, place: QueuePlace, session: int, id: str, state: TaskState) -> Modelled | None:  # noqa: A002
         return next((task for task in self.of(place, session, state) if task.id == id), None)
 
-    def somebody(self, data: st.DataObject) -> int:
-        """A session; rarely one that is over."""
-        known = [*sorted(self.alive), *sorted(self.runners.keys() - self.alive)]
-        last = len(self.alive) - 1
-        alive = st.integers(0, last)
-        return known[data.draw(st.one_of(alive, alive, alive, st.integers(last, len(known) - 1)))]
-
     def sharing(self, session: int) -> list[int]:
         name = self.runners[session].name
         return sorted(one for one in self.alive if self.runners[one].name == name)
-
-    # what happens to sessions
-
-    @initialize()
-    def begin(self) -> None:
-        for name in ("x", "x", "y"):
-            self.join(name)
-        for which in range(2):
-            self.enqueue(which, [1, 2, 1, 2, 3, 3], False)
-
-    @precondition(lambda self: len(self.runners) < 8)
-    @rule(name=st.sampled_from(["x", "x", "y"]))
-    def join(self, name: str) -> None:
-        runner = Subject("runner", self.places[0].namespace, name, secrets.token_hex(8))
-        session = self.ground.ask(StartSession(uuid=runner.member, ttl=LONG, host="h", pid=1, application="model"))
-        assert isinstance(self.ground.ask(Take(subject=runner, session=session)), Taken)
-        self.runners[session] = runner
-        self.alive.add(session)
-
-    @precondition(lambda self: len(self.alive) > 1)
-    @rule(data=st.data(), end=st.booleans())
-    def leave(self, data: st.DataObject, end: bool) -> None:
-        session = sorted(self.alive)[data.draw(st.integers(0, len(self.alive) - 1))]
-        if end:
-            assert self.ground.ask(EndSession(session))
-        else:
-            self.ground.expire(session)
-        self.alive.remove(session)
-
-    # what happens to tasks
-
-    @rule(which=which, attempts=st.lists(st.integers(1, 3), max_size=5), later=st.booleans())
-    def enqueue(self, which: int, attempts: list[int], later: bool) -> None:
-        place = self.places[which]
-        new = tuple(NewTask(b"p", run_in=LONG if later else None, attempts=most) for most in attempts)
-        put = self.ground.ask(Enqueue(place=place, tasks=new))
-        assert len({*put}) == len(attempts)
-        for one, most in zip(put, attempts, strict=True):
-            task = Modelled(one, len(self.tasks[place.name]), 0, most)
-            task.free(self.step + (_FAR if later else 0))
-            self.tasks[place.name].append(task)
-
-    @rule(
-        which=which,
-        data=st.data(),
-        most=st.none() | st.integers(0, 6),
-        start=st.integers(0, 4),
-        resting=st.sampled_from([0, 0, 0, 1, 3]),
-    )
-    def pick_up(self, which: int, data: st.DataObject, most: int | None, start: int, resting: int) -> None:
-        self.turn(which, data, Pick(most, start, resting))
-
-    @rule(which=which, data=st.data())
-    def report(self, which: int, data: st.DataObject) -> None:
-        self.turn(which, data, None)
-
-    def turn(self, which: int, data: st.DataObject, pick: Pick | None) -> None:
-        place, me = self.places[which], self.somebody(data)
-        known = self.tasks[place.name]
-        said = {
-            "no task" if number == len(known) else known[number].id: what
-            for number, what in data.draw(self.reports(place, me)).items()
-        }
-        turn = Turn(
-            place=place,
-            runner=self.runners[me],
-            session=me,
-            finished=tuple(one for one, what in said.items() if what == "finished"),
-            failed=tuple(
-                Failure(one, "error", LONG if what == "failed for long" else 0.0)
-                for one, what in said.items()
-                if what.startswith("failed")
-            ),
-            released=tuple(one for one, what in said.items() if what == "released"),
-            start=tuple(one for one, what in said.items() if what == "start"),
-            pick=pick,
-        )
-        turned = self.ground.ask(turn)
-        if me not in self.alive:
-            assert turned == Turned(over=True)
-            return
-        rested = self.of(place, None, "scheduled")
-        free = self.of(place, None, "waiting")
-        died = self.reported(turn, turned)
-        begun = self.begun(turn, turned)
-        assert not turned.over
-        if pick is None:
-            nothing = (turned.assigned, turned.sessions, turned.outstanding, turned.share, turned.next_in)
-            assert (len(turned.started), nothing) == (begun, ((), 0, 0, 0, None))
-            assert sorted(turned.died) == sorted(died)
-        else:
-            self.picked(turn, pick, turned, begun, died, free)
-            # what failed in this turn and may be run again at once is due next, too
-            if rested or {"failed", "failed for long"} & {*said.values()}:
-                assert turned.next_in is None or 0 <= turned.next_in <= LONG
-                assert not rested or turned.next_in is not None
-            else:
-                assert turned.next_in is None
-
-    def reports(self, place: QueuePlace, me: int) -> st.SearchStrategy[Mapping[int, str]]:
-        """What is said of tasks, by their places in the model: mostly of ours, what we may say."""
-        known = self.tasks[place.name]
-        begun = st.sampled_from(["finished", "failed", "failed", "failed for long", "released", "start", "nothing"])
-        kept = st.sampled_from(["start", "start", "start", "nothing", "nothing", "finished"])
-        ours = {
-            number: begun if task.state == "started" else kept
-            for number, task in enumerate(known)
-            if task.held and task.session == me
-        }
-        words = st.sampled_from(["finished", "failed", "released", "start"])
-        nothing: Mapping[int, str] = {}
-        more = st.just(nothing) | st.dictionaries(st.integers(0, len(known)), words, max_size=2)
-        return st.builds(_shuffled, st.fixed_dictionaries(ours), more, st.randoms(use_true_random=False))
 
     def reported(self, turn: Turn, turned: Turned) -> tuple[str, ...]:
         """What the reports do: which died of it."""
@@ -284,7 +113,7 @@ class Tasks(RuleBasedStateMachine):
                     (rest,) = [failure.retry_in for failure in turn.failed if failure.id == one]
                     task.error = True
                     if task.attempt < task.attempts:
-                        task.free(self.step + (_FAR if rest else 0))
+                        task.free(self.step + (FAR if rest else 0))
                     else:
                         task.session, task.state = None, "dead"
                         died.append(one)
@@ -343,101 +172,9 @@ class Tasks(RuleBasedStateMachine):
             known[row.id].start()
             assert row == (row.id, known[row.id].attempt, b"p")
 
-    @rule(which=which, data=st.data())
-    def recall(self, which: int, data: st.DataObject) -> None:
-        place, me = self.places[which], self.somebody(data)
-        mine = self.of(place, me, "assigned", "started")
-        kept = data.draw(st.lists(st.integers(0, len(mine)), max_size=3))
-        keep = ["no task" if number == len(mine) else mine[number].id for number in kept]
-        recalled = [task for task in mine if task.id not in keep] if me in self.alive else []
-        assert self.ground.ask(Recall(place=place, session=me, keep=tuple(keep))) == tuple(t.id for t in recalled)
-        for task in recalled:
-            task.take_back()
-
-    @rule(which=which, data=st.data())
-    def move(self, which: int, data: st.DataObject) -> None:
-        place, me = self.places[which], self.somebody(data)
-        known, some = sorted(self.runners), st.integers(0, len(self.runners) - 1)
-        moves = {
-            known[number]: count
-            for number, count in data.draw(st.dictionaries(some, st.integers(0, 3), max_size=3)).items()
-        }
-        can = {giver: self.of(place, giver, "assigned") for giver in moves if giver != me and me in self.alive}
-        wanted = [task for giver, tasks in can.items() for task in tasks[::-1][: moves[giver]]]
-        moved = self.ground.ask(Move(place=place, session=me, moves=tuple(moves.items())))
-        wanted = [task for task in wanted if task.session in self.alive or task.id in moved]
-        assert moved == tuple(task.id for task in sorted(wanted, key=lambda task: task.order))
-        for task in wanted:
-            task.session = me
-
-    @rule(which=which, data=st.data())
-    def release(self, which: int, data: st.DataObject) -> None:
-        place, me = self.places[which], self.somebody(data)
-        mine = self.of(place, me, "assigned", "started")
-        assert self.ground.ask(ReleaseTasks(place=place, session=me)) == len(mine)
-        for task in mine:
-            task.take_back()
-            task.free(task.due)
-
-    @rule(which=which, data=st.data(), retry=st.booleans())
-    def attend_to_the_dead(self, which: int, data: st.DataObject, retry: bool) -> None:
-        place = self.places[which]
-        known = [*(task.id for task in self.of(place)), "no task"]
-        numbers = data.draw(st.none() | st.lists(st.integers(0, len(known) - 1), max_size=4))
-        ids = None if numbers is None else tuple(known[number] for number in numbers)
-        dead = [task for task in self.of(place, None, "dead") if ids is None or task.id in ids]
-        kind = RetryTasks if retry else DiscardTasks
-        assert self.ground.ask(kind(place=place, ids=ids)) == len(dead)
-        for task in dead:
-            if retry:
-                task.attempt = 0
-                task.free(self.step)
-            else:
-                self.tasks[place.name].remove(task)
-
-    # what can be seen
-
-    @invariant()
-    def everything_is_as_in_the_model(self) -> None:
-        for place in self.places:
-            seen = self.ground.ask(LookAtTasks(place=place, limit=10_000))
-            found = {
-                task.id: (task.state, task.session, task.attempt, task.attempts, task.error is not None)
-                for task in seen
-            }
-            known = {task.id: task for task in self.of(place)}
-            assert found == {
-                name: (task.state, task.session, task.attempt, task.attempts, task.error)
-                for name, task in known.items()
-            }
-            # the order of the dead is nobody's business, nor is that of what failed in one turn
-            in_order = [known[name] for name in found if known[name].state != "dead"]
-            assert in_order == sorted(in_order, key=lambda task: task.due)
-            for number, task in enumerate(in_order):
-                task.number = number
-        self.step += 1
-
-    @rule(which=which)
-    def look(self, which: int) -> None:
-        place = self.places[which]
-        for me in self.runners:
-            expected = [
-                Held(one, len(self.of(place, one, "assigned")), len(self.of(place, one, "started")))
-                for one in self.sharing(me)
-            ]
-            assert sorted(self.ground.ask(LookAtShares(place=place, runner=self.runners[me]))) == expected
-        infos = self.ground.ask(LookAtQueues(namespace=place.namespace))
-        assert [info.name for info in infos] == [one.name for one in self.places if self.tasks[one.name]]
-        for info in infos:
-            self.counted(info)
-
     def counted(self, info: QueueInfo) -> None:
         tasks = self.tasks[info.name]
         assert {state: getattr(info, state) for state in _STATES} == {
             state: sum(task.state == state for task in tasks) for state in _STATES
         }
         assert (info.oldest is not None) == any(task.state == "waiting" for task in tasks)
-
-    def teardown(self) -> None:
-        for session in self.alive:
-            self.ground.ask(EndSession(session))

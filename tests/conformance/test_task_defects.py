@@ -110,6 +110,7 @@ def place(defect: type[wrong.Sound]) -> Place:
     return Place(lambda **options: AsyncCoordinator(backend=MemoryBackend(world), **options), lose)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("defect", "name"), DEFECTS.items(), ids=lambda value: getattr(value, "__name__", None))
 @pytest.mark.filterwarnings("ignore")  # what is broken leaves tasks and errors behind
 def test_a_defect_is_found(defect: type[wrong.Sound], name: str) -> None:

@@ -1,6 +1,7 @@
 """The queues of `memory://` and the model of the port, whatever is asked of them in whatever order.
 
-The model stands in `taskmodel.py`. Over servers the same runs in `tests/postgres/test_conformance_model.py`.
+The machine stands in `taskmachine.py`, the model in `taskmodel.py`. Over servers the same runs in
+`tests/postgres/test_conformance_model.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from pgconcert.clock import FakeClock
 from pgconcert.memory import World
 from pgconcert.store import Request
-from tests.conformance.taskmodel import Tasks
+from tests.conformance.taskmachine import Tasks
 
 T = TypeVar("T")
 

@@ -203,6 +203,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.long
 def test_celery(
     start: Start,
     seen: Callable[[], set[int]],
@@ -245,6 +246,7 @@ def test_celery(
     program.stop(signal.SIGKILL)  # Celery takes its time to end; its pool ends with it, as the check for leaks sees
 
 
+@pytest.mark.long
 def test_celery_beat(
     start: Start,
     seen: Callable[[], set[int]],

@@ -1,6 +1,6 @@
 """The queues of PostgreSQL and the model of the port, whatever is asked of them in whatever order.
 
-The model stands in `tests/conformance/taskmodel.py`; it runs over `memory://` beside it.
+The machine stands in `tests/conformance/taskmachine.py`, the model beside it; there it runs over `memory://`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from pgconcert import AsyncCoordinator
 from pgconcert.store import Request
-from tests.conformance.taskmodel import Tasks
+from tests.conformance.taskmachine import Tasks
 
 T = TypeVar("T")
 

@@ -56,6 +56,7 @@ async def test_health_tells_links_and_locks(database: str, server: Server, engin
             "publish": "idle",
             "work": "idle",
             "payload": "idle",
+            "tasks": "idle",
         }
         assert links["lock"].server_pid in {session.pid for session in server.sessions()}
         assert links["lock"].through == "direct"

@@ -1,4 +1,4 @@
-"""What tests of the runner share: a source that does what the test says, and a runner on it.
+"""What tests of the runner share: a source that does what the test says, a runner on it, and plain taskers.
 
 Here live helpers without assertions of their own. Theory: a `Script` stands for whatever opens shifts, a
 `ScriptedShift` for a session there. Both keep the port of `tasks/shift.py` and write down what they were asked; a test
@@ -195,3 +195,12 @@ class _Scripted(AsyncRunner):
 
     def _opening(self) -> Opening:
         return self.script
+
+
+async def nothing(_: Any) -> None:
+    """A tasker that completes all."""
+
+
+async def for_ever(_: Any) -> None:
+    """A tasker that ends only when it is cancelled."""
+    await asyncio.Event().wait()

@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 PLACE = QueuePlace("", "mail", 3600.0)
 TEN = timing(10.0)
+NOTHING = Report()
 
 
 class Poison(Observer):

@@ -1,84 +1,25 @@
-"""Runners and queues for threads, in a world of one process: work, ends, interrupts, and threads that end with them."""
+"""Runners and queues for threads, in a world of one process: how they start and work, and what is refused.
+
+Their ends are tested in `test_blocking_runner_ends.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import threading
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
-from pgconcert import ConfigurationError, CoordinatorClosed, QueueTasks, SessionLost, Stopped, Task
-from pgconcert.blocking import Coordinator, Runner, TaskQueue
-from pgconcert.events import RunnerFailed, RunnerSessionStarted, TasksRefused
+from pgconcert import ConfigurationError, QueueTasks, Stopped, Task
+from pgconcert.events import RunnerFailed, RunnerSessionStarted
 from pgconcert.memory import MemoryBackend
 from pgconcert.testing import FakeSource, eventually
 from tests.postgres.threads import Running
+from tests.unit.blocking_runner_scenes import FAR, SOON, SOURCE, Two, Work, tasker_threads, two_coordinators
 
-SOURCE = QueueTasks("queue")
-FAR = 3600.0
-SOON = 0.05
-
-
-class Two(NamedTuple):
-    """Two processes of one world, and a queue of theirs."""
-
-    mine: Coordinator
-    theirs: Coordinator
-    queue: TaskQueue
-
-    def emptied(self) -> None:
-        """Wait until nothing is left to do."""
-
-        def empty() -> bool:
-            there = self.queue.statistics()
-            return there.waiting + there.scheduled + there.assigned + there.started == 0
-
-        eventually(empty, what="nothing is left to do")
-
-    def free(self, count: int) -> None:
-        """Show that so many tasks are there, and that nobody has any."""
-        assert Counter(task.session for task in self.queue.tasks()) == ({None: count} if count else {})
-
-    def sessions(self) -> list[int]:
-        """What lives of mine."""
-        return [session.id for session in self.theirs.sessions() if session.application == "mine"]
-
-
-@pytest.fixture
-def two() -> Iterator[Two]:
-    world = f"memory://{secrets.token_hex(8)}"
-    with Coordinator(world, name="mine") as mine, Coordinator(world, name="theirs") as theirs:
-        yield Two(mine, theirs, theirs.queue("queue"))
-
-
-class Work:
-    """A tasker that notes what it gets, and on which threads. With a gate it waits there until that is opened."""
-
-    def __init__(self, *, gate: bool = False) -> None:
-        self.got: list[str] = []
-        self.done: list[str] = []
-        self.threads: set[threading.Thread] = set()
-        self.gate = threading.Event()
-        if not gate:
-            self.gate.set()
-
-    def __call__(self, tasks: list[Task]) -> None:
-        self.threads.add(threading.current_thread())
-        self.got += [task.id for task in tasks]
-        assert self.gate.wait(30)
-        self.done += [task.id for task in tasks]
-
-    def begun(self) -> None:
-        """Wait until it was called."""
-        eventually(lambda: bool(self.got), what="it has begun")
-
-
-def tasker_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "pgconcert-tasker"]
+two = two_coordinators
 
 
 def test_it_works_while_the_block_runs(two: Two) -> None:
@@ -153,77 +94,6 @@ def test_what_fails_is_run_again(two: Two) -> None:
     assert "not yet" in failures[0].error
 
 
-def test_run_blocks_until_stop(two: Two) -> None:
-    work = Work()
-    runner = two.mine.runner("runner", work, SOURCE, tick=SOON)
-    running = Running(runner.run)
-    two.queue.enqueue("a")
-    eventually(lambda: bool(work.done))
-    assert not runner.ended(0.01)
-    runner.stop()
-    running.result()
-    assert runner.ended()
-    runner.run()
-    with pytest.raises(Stopped):
-        runner.start()
-
-
-@pytest.mark.parametrize("ended", ["before", "twice", "without a start"])
-def test_stop_in_any_state(two: Two, ended: str) -> None:
-    two.queue.enqueue("a")
-    runner = two.mine.runner("runner", Work(), SOURCE, tick=FAR)
-    if ended == "twice":
-        runner.start()
-        with pytest.raises(RuntimeError, match="started already"):
-            runner.start()
-        runner.stop()
-    runner.stop()
-    if ended != "without a start":
-        with pytest.raises(Stopped):
-            runner.start()
-    assert runner.state == "stopped"
-    assert two.sessions() == []
-
-
-def test_stop_awaits_what_runs_and_frees_the_rest(two: Two) -> None:
-    put = two.queue.enqueue_many(["a"] * 5)
-    work = Work(gate=True)
-    with two.mine.runner("runner", work, SOURCE, tick=SOON, batch=2) as runner:
-        work.begun()
-        stops = [Running(runner.stop) for _ in range(2)]
-        eventually(lambda: runner.state == "stopping")
-        work.gate.set()
-        for stop in stops:
-            stop.result()
-    assert work.done == [*put[:2]]
-    two.free(3)
-
-
-def test_stop_leaves_behind_who_does_not_listen(two: Two) -> None:
-    two.queue.enqueue_many(["a"] * 3)
-    entered, go_on = threading.Event(), threading.Event()
-    raised: list[bool] = []
-
-    def work(task: Task) -> None:
-        entered.set()
-        assert go_on.wait(30)
-        raised.append(task.lost)
-        with pytest.raises(SessionLost):
-            task.check()
-
-    refused: list[TasksRefused] = []
-    two.mine.events.subscribe(refused.append, TasksRefused)
-    runner = two.mine.runner("runner", work, SOURCE, tick=SOON, per_task=True)
-    runner.start()
-    assert entered.wait(30)
-    runner.stop(0)
-    assert runner.state == "stopped"
-    two.free(3)
-    go_on.set()
-    eventually(lambda: raised == [True])
-    eventually(lambda: tasker_threads() == [], what="its thread ends behind it")
-
-
 def test_a_lost_session_is_told_to_who_asks(two: Two) -> None:
     two.queue.enqueue("a")
     attempts: list[int] = []
@@ -241,62 +111,6 @@ def test_a_lost_session_is_told_to_who_asks(two: Two) -> None:
         two.emptied()
         assert runner.statistics().lost_sessions == 1
     assert attempts == [1, 2]
-
-
-def test_a_tasker_may_stop_its_runner_and_close_the_coordinator(two: Two) -> None:
-    two.queue.enqueue_many(["a"] * 6)
-    inside: list[bool] = []
-
-    def stop(task: Task) -> None:
-        inside.append(runner.inside)
-        runner.stop()
-
-    runner = two.mine.runner("runner", stop, SOURCE, tick=SOON, per_task=True)
-    runner.run()
-    assert inside == [True]
-    assert not runner.inside
-    two.free(5)
-
-    def stop_all(task: Task) -> None:
-        group.stop()
-
-    group = two.mine.runners(two.mine.runner("runner", stop_all, SOURCE, tick=SOON, per_task=True))
-    group.run()
-    two.free(4)
-
-    def close(task: Task) -> None:
-        two.mine.close()
-
-    two.mine.runner("runner", close, SOURCE, tick=SOON, per_task=True).run()
-    two.mine.close()
-    two.free(3)
-
-
-def test_closing_stops_runners(two: Two) -> None:
-    put = two.queue.enqueue_many(["a"] * 5)
-    work = Work(gate=True)
-    runner = two.mine.runner("runner", work, SOURCE, tick=SOON, batch=2)
-    running = Running(runner.run)
-    work.begun()
-    closing = Running(two.mine.close)
-    eventually(lambda: runner.state == "stopping")
-    with pytest.raises(CoordinatorClosed):
-        two.mine.runner("runner", work, SOURCE)
-    two.mine.queue("other").enqueue("a tasker may go on")
-    work.gate.set()
-    closing.result()
-    running.result()
-    assert runner.state == "stopped"
-    assert work.done == [*put[:2]]
-    two.free(3)
-    runner.stop()
-    assert runner.ended()
-    runner.wake()
-    for use in (two.mine.queue, lambda name: two.mine.runner(name, work, SOURCE)):
-        with pytest.raises(CoordinatorClosed):
-            use("queue")
-    with pytest.raises(CoordinatorClosed):
-        two.mine.queues()
 
 
 def test_a_start_that_fails_leaves_nothing_and_may_be_tried_again(two: Two) -> None:
@@ -389,53 +203,6 @@ def test_a_coroutine_that_comes_out_is_an_error(two: Two) -> None:
         eventually(lambda: bool(failures))
     assert "a tasker of the blocking twin returned a coroutine" in failures[0].error
     assert two.queue.statistics().dead == 1
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_what_ends_a_program_comes_out_of_run(two: Two, error: type[BaseException]) -> None:
-    two.queue.enqueue("a")
-
-    def work(tasks: list[Task]) -> None:
-        raise error("of the tasker")
-
-    runner = two.mine.runner("runner", work, SOURCE, tick=SOON)
-    with pytest.raises(error, match="of the tasker"):
-        runner.run()
-    assert runner.state == "stopped"
-    assert two.sessions() == []
-    again = two.mine.runner("runner", work, SOURCE, tick=SOON)
-
-    def block() -> None:
-        with again:
-            eventually(lambda: again.state == "stopped", what="the tasker has ended it")
-
-    with pytest.raises(error, match="of the tasker"):
-        block()
-    with pytest.raises(error, match="of the tasker"):
-        again.ended()
-    group = two.mine.runners(two.mine.runner("other", work, QueueTasks("other")), two.mine.runner("a", work, SOURCE))
-    with pytest.raises(error, match="of the tasker"):
-        group.run()
-    assert two.sessions() == []
-    two.mine.lock("the engine lives").acquire(10).release()
-
-
-def test_a_runner_that_is_dropped_in_its_block_is_stopped(two: Two) -> None:
-    runner: Runner | None = two.mine.runner("runner", Work(), SOURCE, tick=FAR)
-    assert runner is not None
-    runner.__enter__()
-    with pytest.warns(ResourceWarning, match="dropped without stop"):
-        del runner
-    eventually(lambda: two.sessions() == [], what="it was stopped")
-
-
-def test_a_runner_that_was_started_goes_on_without_anybody(two: Two) -> None:
-    work = Work()
-    two.mine.runner("runner", work, SOURCE, tick=FAR).start()
-    two.queue.enqueue("a")
-    eventually(lambda: bool(work.done))
-    two.mine.close()
-    assert two.sessions() == []
 
 
 def test_from_a_running_event_loop_it_is_refused(two: Two) -> None:

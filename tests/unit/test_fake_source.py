@@ -14,7 +14,7 @@ from pgconcert.errors import ConfigurationError
 from pgconcert.tasks.sources import TaskSource
 from pgconcert.tasks.task import Task
 from pgconcert.testing import FakeSource
-from tests.unit.shiftscenes import ids
+from tests.unit.source_scenes import ids
 
 EVERY_WITH_A_SESSION = ["bump_session", "get_work", "finish_tasks"]
 

@@ -10,6 +10,7 @@ import pytest
 
 from pgconcert import AsyncCoordinator, QueueTasks, Task
 from pgconcert.events import RunnerFailed
+from pgconcert.tasks import opening
 from pgconcert.tasks.runner import RunnerState
 from pgconcert.tasks.sources import Source
 from pgconcert.testing import FakeSource, eventually_async
@@ -139,3 +140,31 @@ async def test_a_start_that_is_cancelled_twice_may_be_tried_again() -> None:
     assert scene.runner.state is RunnerState.NEW
     async with scene.runner:
         await scene.until(lambda: script.done == ["a"])
+
+
+async def test_a_finder_that_does_not_answer_is_told(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner stands still meanwhile, though its session is renewed; so it has to be said."""
+    monkeypatch.setattr(opening, "_SEARCH", 0.05)
+    answers = True
+
+    async def find() -> QueueTasks:
+        if not answers:
+            await asyncio.Event().wait()
+        return QueueTasks("q")
+
+    done: list[str] = []
+
+    async def tasker(tasks: list[Task]) -> None:
+        done.extend(task.text() for task in tasks)
+
+    async with AsyncCoordinator(f"memory://{unique}") as c:
+        failed: list[RunnerFailed] = []
+        c.events.subscribe(failed.append, RunnerFailed)
+        async with c.runner("w", tasker, find, tick=0.05):
+            answers = False
+            await eventually_async(lambda: len(failed) > 1)
+            assert {event.code for event in failed} == {"find source"}
+            assert "the function that finds the source of runner 'w' has not answered within 0.05 s" in failed[0].error
+            answers = True
+            await c.queue("q").enqueue("1")
+            await eventually_async(lambda: done == ["1"])

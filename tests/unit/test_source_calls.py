@@ -12,7 +12,7 @@ from pgconcert.errors import ConfigurationError, SessionLost
 from pgconcert.tasks.shift import Report
 from pgconcert.tasks.task import Task
 from pgconcert.testing import FakeSource, eventually_async
-from tests.unit.shiftscenes import NOTHING, Scene, fake, ids, methods, settle
+from tests.unit.source_scenes import NOTHING, Scene, fake, ids, methods, settle
 
 # plain sources
 

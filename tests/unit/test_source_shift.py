@@ -15,7 +15,7 @@ from pgconcert.tasks.shift import NotDone, Report
 from pgconcert.tasks.task import Task
 from pgconcert.testing import FakeSource
 from tests.postgres.scenes import disturbed
-from tests.unit.shiftscenes import NOTHING, Scene, fake, ids, methods, not_done, settle
+from tests.unit.source_scenes import NOTHING, Scene, fake, ids, methods, not_done, settle
 
 # what is handed out
 
@@ -192,8 +192,7 @@ async def test_the_end_reports_what_came_last() -> None:
     shift = await scene.begin()
     a, b = (await shift.turn(NOTHING, 2, pick=True)).tasks
     source.fail_next("finish_tasks", ConnectionError("no way there"))
-    with pytest.raises(ConnectionError):
-        await shift.end(Report(finished=(a,), released=(b,)))
+    assert (await shift.end(Report(finished=(a,), released=(b,)))).refused == ()
     assert (await shift.end(NOTHING)).refused == ()
     assert source.finished == ["a"]
     assert source.sessions == ()
@@ -201,6 +200,18 @@ async def test_the_end_reports_what_came_last() -> None:
     assert b.lost
     with pytest.raises(SessionLost):
         await shift.turn(NOTHING, 1, pick=True)
+
+
+async def test_a_report_that_cannot_be_said_does_not_keep_the_session() -> None:
+    source, _, scene = fake("ab")
+    shift = await scene.begin()
+    a, _ = (await shift.turn(NOTHING, 2, pick=True)).tasks
+    source.fail_next("finish_tasks", ConnectionError("no way there"), 2)
+    assert (await shift.end(Report(finished=(a,)))).refused == (a,)
+    assert source.sessions == ()
+    assert source.finished == []
+    (told,) = scene.failed
+    assert (told.code, told.error) == ("finish tasks", "ConnectionError: no way there")
 
 
 async def test_the_end_of_a_session_that_is_over_tells_what_is_refused() -> None:

@@ -8,7 +8,7 @@ from pgconcert.clock import RealClock
 from pgconcert.errors import SessionLost, SessionNotFound, Unavailable
 from pgconcert.tasks.shift import Report
 from pgconcert.testing import FakeSource, eventually_async
-from tests.unit.shiftscenes import NOTHING, Scene, fake, ids, methods, settle
+from tests.unit.source_scenes import NOTHING, Scene, fake, ids, methods, settle
 
 # sessions and trust
 

@@ -154,8 +154,8 @@ class Holdings:
         self.failures = {name: n for name, n in self.failures.items() if name in ours or name in self.hand}
 
     def agrees(self, held: Held) -> bool:
-        """Whether the rows have nothing of ours that we do not know."""
-        return held.started <= len(self.hand) and held.assigned + held.started <= self.count
+        """Whether the rows have what we believe: nothing that we do not know; nothing less, which was moved away."""
+        return held.started <= len(self.hand) and held.assigned + held.started == self.count
 
     def lose(self) -> None:
         """The session is lost: what is owed will never be heard."""

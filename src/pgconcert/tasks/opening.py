@@ -10,6 +10,7 @@ uses the same id, so it finds both.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from typing import Any, Final, cast
 from uuid import uuid4
 
 from ..acquiring import Register
-from ..errors import ConfigurationError, given
+from ..errors import ConfigurationError, Unavailable, given
 from ..events.tasks import RunnerStep
 from ..sessions.register import SessionRegister
 from ..sessions.timing import Timing
@@ -39,6 +40,8 @@ __all__ = ["Opened", "Opening", "check_source"]
 
 _WHAT: Final = "QueueTasks, TableTasks, FunctionTasks or a TaskSource"
 _LEAST_SHARE: Final = 0.5
+_SEARCH: Final = 30.0
+"""Seconds that a finder has."""
 
 
 @dataclass(slots=True)
@@ -131,13 +134,25 @@ class Opening:
         return self._moved_to is not None
 
     async def _find(self) -> Source:
-        found: object = await self._caller.call(self._given) if self._finder else self._given
+        found: object = await self._search() if self._finder else self._given
         if not _is_source(found):
             raise ConfigurationError(
                 f"the source of runner {self._name!r} was looked for and is {given(found)}, not {_WHAT}"
             )
         self._latest = source = cast("Source", found)
         return source
+
+    async def _search(self) -> object:
+        limit = asyncio.timeout(_SEARCH)
+        try:
+            async with limit:
+                return await self._caller.call(self._given)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise Unavailable(
+                f"the function that finds the source of runner {self._name!r} has not answered within {_SEARCH:g} s"
+            ) from error
 
     async def _find_elsewhere(self) -> TaskSource:
         return self._stay(await self._find())

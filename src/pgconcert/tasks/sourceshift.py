@@ -47,6 +47,7 @@ from .functions import FunctionSource
 from .shift import Handed, Report
 from .sources import TaskSource
 from .task import Task
+from .tasker import shown
 
 __all__ = ["Find", "SourceShift", "begin"]
 
@@ -159,14 +160,15 @@ class SourceShift:
         return self._hand_out(room)
 
     async def end(self, report: Report) -> Handed:
-        """Report and end the session. If the shift is lost nobody is asked; all that was not said is refused then.
-        Otherwise raises what the finder and the source raise; it may be called again."""
+        """Report and end the session. What cannot be reported, tried twice, is an event, and refused; the session ends
+        all the same. If the shift is lost nobody is asked. Otherwise raises what the finder and the source raise where
+        the session is ended; it may be called again."""
         self._note(report)
         self._stop_beating()
         if self.lost is None:
             try:
                 source = await self._found()
-                await self._say(source)
+                await self._say_at_last(source)
                 self.step = "end session"
                 await self._call(source.end_session, self._session)
             except (SessionLost, SessionNotFound):
@@ -255,6 +257,21 @@ class SourceShift:
             self._doubtful.discard(task.id)
             self._attempts.pop(task.id, None)
         self._refused += [task for task in tasks if task.id not in finished]
+
+    async def _say_at_last(self, source: TaskSource) -> None:
+        for attempt in (1, 2):
+            try:
+                await self._say(source)
+            except (SessionLost, SessionNotFound):
+                raise
+            except Exception as error:
+                if attempt == 2:  # it was the last chance
+                    why = shown(error)
+                    self._events.emit(
+                        RunnerFailed(
+                            runner=self._runner, code="finish tasks", error=why, retry_in=0.0, session=self._session
+                        )
+                    )
 
     async def _get_work(self, source: TaskSource) -> None:
         self.step = "get work"

@@ -312,7 +312,9 @@ class StoreShift:
         """Have moved here what others have too much of, and find what we have and do not know."""
         has = self._has
         now = self._clock.now()
-        if has.count >= self._share or now < self._even_at:
+        # what is assigned may have been moved away, and nobody tells whom it was taken from
+        robbed = bool(has.assigned) and self._sessions > 1
+        if now < self._even_at or (has.count >= self._share and not robbed):
             return
         self._even_at = now + self._every
         subject = self._membership.subject
