@@ -273,6 +273,7 @@ def test_ctrl_c_while_the_server_starts_leaves_nothing(folder: Path) -> None:
     eventually(lambda: not mentioning(str(folder)), 10.0, what="the server and its reaper are gone")
 
 
+@pytest.mark.long
 def test_a_killed_director_leaves_nothing(folder: Path) -> None:
     process = subprocess.Popen(
         command(folder, "--seconds", "60"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()

@@ -100,6 +100,7 @@ def test_no_task_is_with_two_sessions(stress: Callable[..., None], server: Serve
     stress(server, kind, 2.0, pooled=False, cuts=0.0)
 
 
+@pytest.mark.long
 @pytest.mark.needs("pgbouncer")
 @pytest.mark.parametrize("kind", ["queue", "table"])
 def test_no_task_is_with_two_sessions_through_a_pooler_with_lost_answers(

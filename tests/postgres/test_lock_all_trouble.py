@@ -54,18 +54,22 @@ async def test_timeouts_at_any_instant(database: str, engine: Engine) -> None:
         got = 0
         for n in range(100):
             other = await one.lock("j").acquire() if n % 2 else None
+            keeps = n % 10 == 9
             task = asyncio.create_task(two.lock_all(["i", "j", "k"]).acquire(timeout=n * 0.00003))
-            if other is not None:
+            if other is not None and not keeps:
                 await other.release()
             try:
                 hold = await task
             except AcquireTimeout:
+                if other is not None and keeps:
+                    await other.release()
                 continue
+            assert not keeps
             got += 1
             assert len(locks(database)) == 3
             await hold.release()
         await until_free(database)
-        assert 0 < got < 100
+        assert 0 < got <= 90
 
 
 @both_engines

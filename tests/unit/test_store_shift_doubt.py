@@ -10,9 +10,11 @@ import asyncio
 import pytest
 
 from pgconcert.errors import SessionLost, Unavailable
-from pgconcert.store import EndSession, Look
+from pgconcert.events import RunnerFailed
+from pgconcert.store import EndSession, Look, LookAtSessions
+from pgconcert.tasks import storeshift
 from pgconcert.tasks.shift import Report
-from pgconcert.taskstore import LookAtShares, Move, Recall, Turn
+from pgconcert.taskstore import LookAtShares, Move, Recall, ReleaseTasks, Turn
 from tests.unit.ears import turns
 from tests.unit.session_scenes import pass_time
 from tests.unit.shift_scenes import NOTHING, failed, finished, ids, lost_on_the_way, shop
@@ -230,3 +232,22 @@ async def test_a_runner_whose_entry_was_revoked_has_lost_its_session() -> None:
         await shift.end(NOTHING)
         await turns()
         assert here.houses[-1].sessions == []
+
+
+async def test_a_last_report_without_an_answer_does_not_keep_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storeshift, "_LAST_WORD", 0.02)
+    async with shop() as here:
+        await here.add(3)
+        shift = await here.shift()
+        one, _ = (await shift.turn(NOTHING, 2, pick=True)).tasks
+        house = here.houses[-1]
+        house.store.keeps = {Turn, ReleaseTasks}
+        assert (await shift.end(finished(one))).refused == (one,)
+        (told,) = house.told(RunnerFailed)
+        assert (told.code, told.error) == (  # type: ignore[attr-defined]
+            "finish tasks",
+            "the last report has no answer: TimeoutError",
+        )
+        assert shift.session not in {info.id for info in await here.houses[0].look(LookAtSessions())}
+        house.store.keeps = set()
+        house.store.kept.clear()

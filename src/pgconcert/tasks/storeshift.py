@@ -25,6 +25,7 @@ What was started and not handed out, because a later question failed, is handed 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -58,6 +59,9 @@ AHEAD: Final = 1_000
 """How many tasks a runner without a cap has at most ahead of what it works on."""
 
 _ENDED: Final = "it was ended here"
+_LAST_WORD: Final = 2.0
+"""Seconds that the last report has, and what frees the tasks: the session ends without it, and all is for others."""
+
 _OVER: Final = "the server says that its time is over, or that it was ended"
 _DEFINITE: Final = (StatementFailed, ConfigurationError)
 """What says that nothing was done."""
@@ -142,8 +146,9 @@ class StoreShift:
         return self._handed(room)
 
     async def end(self, report: Report) -> Handed:
-        """Report, end the session, and free what it had. If it is lost nobody is asked, and what is owed is refused.
-        After it, failed or not, the session is renewed no more."""
+        """Report, end the session, and free what it had. What cannot be reported in time is an event, and refused; what
+        cannot be freed is for others, because the session is over. If it is lost nobody is asked, and what is owed is
+        refused. After it, failed or not, the session is renewed no more."""
         has = self._has
         has.note(report)
         if self._over:
@@ -152,9 +157,13 @@ class StoreShift:
         freed = bool(has.released or has.failed or has.count or self._doubt)
         try:
             if self.lost is None and has.owed:
-                await self._say_at_last()
+                async with asyncio.timeout(_LAST_WORD):
+                    await self._say_at_last()
         except SessionLost:
             pass  # then there is nothing to end
+        except (Unavailable, TimeoutError) as error:
+            self._tell_unsaid(f"the last report has no answer: {shown(error)}")
+            has.lose()
         except BaseException:
             self._leave()
             raise
@@ -167,7 +176,9 @@ class StoreShift:
         await self._membership.end()
         if freed:
             # only now, for whoever is woken by it must count us no more
-            await self._ask(ReleaseTasks(place=self._place, session=self.session))
+            with contextlib.suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(_LAST_WORD):
+                    await self._ask(ReleaseTasks(place=self._place, session=self.session))
         return self._handed(0)
 
     # what is known
@@ -284,15 +295,18 @@ class StoreShift:
             name = next(iter(names))
             why, retry_in = shown(error), self._rest(has.finished[name].attempt)
             has.cannot_finish(name, why, retry_in)
-            self._of.events.emit(
-                RunnerFailed(
-                    runner=self._membership.subject.name,
-                    code="finish tasks",
-                    error=f"task {name}: {why}",
-                    retry_in=retry_in,
-                    session=self.session,
-                )
+            self._tell_unsaid(f"task {name}: {why}", retry_in)
+
+    def _tell_unsaid(self, error: str, retry_in: float = 0.0) -> None:
+        self._of.events.emit(
+            RunnerFailed(
+                runner=self._membership.subject.name,
+                code="finish tasks",
+                error=error,
+                retry_in=retry_in,
+                session=self.session,
             )
+        )
 
     async def _say_at_last(self) -> None:
         try:
