@@ -49,11 +49,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-_ON_EVERY_SERVER: Final = (
-    "test_conformance", "test_fixtures", "test_function_tasks", "test_guard", "test_lockmodel", "test_locks",
-    "test_messenger", "test_probe", "test_schema", "test_semaphore", "test_session_store", "test_shared", "test_store",
-    "test_table", "test_task",
-)  # fmt: skip
+_ON_EVERY_SERVER: Final = re.compile(
+    "test_(conformance|fixtures|function|guard|lockmodel|messenger|probe|schema|session_store|store|table|task)"
+    "|test_(locks|semaphore|shared)$"
+)
 """Files below `postgres` about what we say to a server and what it answers. All the others are about what we do
 besides, and run on the other servers with the long tests only."""
 
@@ -76,7 +75,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     path = Path(metafunc.definition.path)
     everywhere = path.is_relative_to(Path(__file__).parent / "postgres") and "standby" not in metafunc.fixturenames
     others = [name for name in debian_servers() if name != "pg18"] or ["debian"]
-    marks = () if path.stem.startswith(_ON_EVERY_SERVER) else (pytest.mark.long,)
+    marks = () if _ON_EVERY_SERVER.match(path.stem) else (pytest.mark.long,)
     more = [pytest.param(name, marks=marks) for name in others] if everywhere and not _GIVEN_URL else []
     metafunc.parametrize("server", [*names, *more], indirect=True, scope="session")
 
