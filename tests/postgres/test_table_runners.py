@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from pgconcert import AsyncCoordinator, TableTasks, Task
+from pgconcert.events import RunnerAdvised, RunnerSessionStarted
 from pgconcert.testing import eventually_async
+from tests.postgres.scenes import raw
 from tests.postgres.session_scenes import rows
 from tests.postgres.store_scenes import database_with_tables
 from tests.postgres.task_scenes import make_orders
@@ -45,3 +47,24 @@ async def test_a_row_that_rests_keeps_nobody_from_the_others(tables: str) -> Non
         assert rows(tables, "select session_id from orders where id = 1") == [(-(runner.session_id or 0),)]
     assert calls == ["1", "2", "3"]
     assert rows(tables, "select session_id from orders where id = 1") == [(None,)]
+
+
+async def test_what_would_make_it_faster_is_told_once(tables: str) -> None:
+    """The tasks are shared all the same; the sentence names the command that prints what is missing."""
+    make_orders(tables, 1)
+    with raw(tables) as owner:
+        owner.execute("drop index orders_session_id_idx")
+    async with AsyncCoordinator(tables) as c:
+        told: list[RunnerAdvised] = []
+        c.events.subscribe(told.append, RunnerAdvised)
+        started: list[RunnerSessionStarted] = []
+        c.events.subscribe(started.append, RunnerSessionStarted)
+        async with c.runner("orders", lambda tasks: None, ORDERS, tick=0.2, ttl=2.0) as runner:
+            first = runner.session_id
+            with raw(tables) as owner:
+                owner.execute("update pgconcert.session set expires = clock_timestamp(), ended = clock_timestamp()")
+            await eventually_async(lambda: len(started) > 1, limit=30.0, what=f"there is a session after {first}")
+        assert len(told) == 1
+        assert "session_id" in told[0].advice
+        assert "pgconcert schema show --table orders" in told[0].advice
+        assert str(told[0]).startswith("runner 'orders': ")

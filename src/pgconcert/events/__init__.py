@@ -49,6 +49,7 @@ from .sessions import (
 )
 from .stream import Event, EventStream
 from .tasks import (
+    RunnerAdvised,
     RunnerFailed,
     RunnerSessionEnded,
     RunnerSessionLost,
@@ -96,6 +97,7 @@ __all__ = [
     "QueueFilling",
     "ReleaseRefused",
     "ReleaseRequested",
+    "RunnerAdvised",
     "RunnerFailed",
     "RunnerSessionEnded",
     "RunnerSessionLost",

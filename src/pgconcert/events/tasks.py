@@ -9,6 +9,7 @@ from typing import Literal
 from .stream import Event
 
 __all__ = [
+    "RunnerAdvised",
     "RunnerFailed",
     "RunnerSessionEnded",
     "RunnerSessionLost",
@@ -24,6 +25,22 @@ RunnerStep = Literal[
     "find source", "start session", "bump session", "get work", "run tasks", "finish tasks", "end session"
 ]
 """Where a runner can fail: the code of ``RunnerFailed``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerAdvised(Event):
+    """A runner works, and its source could be faster: an index is missing, say. ``advice`` is a sentence that says what
+    to do. Told once for each source that a runner begins with."""
+
+    runner: str
+    advice: str
+
+    @property
+    def level(self) -> int:
+        return logging.WARNING
+
+    def __str__(self) -> str:
+        return f"runner {self.runner!r}: {self.advice}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from ..acquiring import Register
 from ..errors import ConfigurationError, Unavailable, given
-from ..events.tasks import RunnerStep
+from ..events.tasks import RunnerAdvised, RunnerStep
 from ..sessions.register import SessionRegister
 from ..sessions.timing import Timing
 from ..store import Subject
@@ -82,6 +82,8 @@ class Opening:
         self._finder = check_source(source)
         self._caller = Caller()
         self._latest: Source | None = None
+        self._advised: Place | None = None
+        """For which place it was told what would make it faster."""
         self._moved_to: Source | None = None
         """Found by a tick, to be begun at: who is asked once more might say something else."""
         self._elsewhere: TaskSource | None = None
@@ -107,7 +109,11 @@ class Opening:
                 events=self._of.events,
             )
             return Opened(shift, None, None, None)
-        await ask(self._of, CheckPlace(place))
+        advice = await ask(self._of, CheckPlace(place))
+        if place != self._advised:
+            self._advised = place
+            for sentence in advice:
+                self._of.events.emit(RunnerAdvised(runner=self._name, advice=sentence))
         membership = await join(self._of, self._name, self._member, self._timing, _shown(place))
         self._member = uuid4().hex
         ours = StoreShift(
