@@ -36,7 +36,8 @@ class TaskSource(Protocol):
         ...
 
     def start_session(self) -> int | Awaitable[int]:
-        """Start a session: its number, which is never used again."""
+        """Start a session: its number, which is never used again, nor known in another database to which a finder may
+        lead."""
         ...
 
     def bump_session(self, session: int, /) -> Awaitable[None] | None:
