@@ -16,7 +16,7 @@ import secrets
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import hypothesis
 import pytest
@@ -57,6 +57,13 @@ _ON_EVERY_SERVER: Final = re.compile(
 besides, and run on the other servers with the long tests only."""
 
 
+_SPOKEN: Final = frozenset({
+    "electing", "exclusion", "grouping", "inheriting", "jobs", "keeping", "publishing", "semaphores", "sets", "shared",
+    "storing", "turning",
+})  # fmt: skip
+"""The rooms of the conformance suite that are about the same."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # a run in the background (nohup, a shell's &) ignores these, and so would every program that the tests start
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -78,6 +85,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = () if _ON_EVERY_SERVER.match(path.stem) else (pytest.mark.long,)
     more = [pytest.param(name, marks=marks) for name in others] if everywhere and not _GIVEN_URL else []
     metafunc.parametrize("server", [*names, *more], indirect=True, scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        given: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+        other = given.get("server", "pg18") not in ("given", "pg18")
+        if other and "case" in given and given["case"].room not in _SPOKEN:
+            item.add_marker(pytest.mark.long)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

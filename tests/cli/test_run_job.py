@@ -128,6 +128,7 @@ def test_a_revoked_lock_ends_the_command(database: str, unique: str) -> None:
     assert said.endswith("; the command must end within 10 s")
 
 
+@pytest.mark.long
 def test_a_requested_release_ends_the_command(database: str, unique: str) -> None:
     with Running("--job", unique, "--url", database, "--", *talker(0)) as running:
         pid = ready(running)

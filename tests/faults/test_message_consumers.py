@@ -77,6 +77,7 @@ async def test_one_stuck_consumer_among_a_thousand(database: str, engine: Any, o
         assert sorted(event.role for event in opened) == ["listen", "publish"]
 
 
+@pytest.mark.long
 async def test_the_memory_of_who_is_stuck_is_bounded(database: str) -> None:
     """A hundred queues full are sent; the process keeps one."""
     async with AsyncCoordinator(database) as c, c.subscribe("memory", capacity=CAPACITY) as stuck:

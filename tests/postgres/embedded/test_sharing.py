@@ -119,6 +119,7 @@ def test_the_folder_may_be_deleted_as_soon_as_the_server_is_stopped(folder: Path
     assert not list(home.iterdir())
 
 
+@pytest.mark.long
 def test_a_late_reaper_spares_the_server_of_a_new_folder_in_the_same_place(folder: Path) -> None:
     with EmbeddedServer.start(address(folder)):
         late = reaper(folder)
