@@ -85,4 +85,4 @@ def make_old(url: str, payloads: int = 45, claims: int = 1200) -> None:
 
 async def until_purged(store: Store) -> None:
     """Wait until the purge that the first request has begun is over."""
-    await eventually_async(lambda: not store.purging, what="the purge is over")
+    await eventually_async(lambda: not store.purge.running, what="the purge is over")

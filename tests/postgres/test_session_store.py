@@ -272,8 +272,8 @@ async def test_rights(server: Server, tables: str, unique: str) -> None:
             await take(store, named("e", "election"), session)
             assert await ask(store, Renew((session,))) == {session: 0}
             make_old(tables, session)
-            store.purge()
-            await eventually_async(lambda: not store.purging, what="the purge is over")
+            store.purge.begin()
+            await eventually_async(lambda: not store.purge.running, what="the purge is over")
             assert rows(tables, "select ended is not null from pgconcert.session") == [(True,)]
     finally:
         with raw(tables) as owner:

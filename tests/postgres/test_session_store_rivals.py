@@ -266,9 +266,9 @@ async def test_the_locked_mark_of_a_session_that_ends(tables: str) -> None:
             assert await ask(store, EndSession(ours))
             assert sent(store) == before + 1
             assert rows(tables, MARKS) == [(1,)]
-        await eventually_async(lambda: not store.purging)
-        store.purge()
-        await eventually_async(lambda: not store.purging, what="the purge is over")
+        await eventually_async(lambda: not store.purge.running)
+        store.purge.begin()
+        await eventually_async(lambda: not store.purge.running, what="the purge is over")
         assert rows(tables, MARKS) == [(0,)]
 
 

@@ -203,8 +203,8 @@ async def test_purge(tables: str) -> None:
             other.execute("update pgconcert.entry set given_at = given_at - interval '11 minutes'")
 
         async def purged() -> None:
-            store.purge()
-            await eventually_async(lambda: not store.purging, what="the purge is over")
+            store.purge.begin()
+            await eventually_async(lambda: not store.purge.running, what="the purge is over")
 
         await purged()
         await purged()
@@ -235,7 +235,7 @@ async def test_purge_of_many(tables: str) -> None:
             )
             with rival.transaction():
                 rival.execute("select from pgconcert.session where id = 1100 for share")
-                await eventually_async(lambda: not store.purging, what="the purge of a first session is over")
-                store.purge()
-                await eventually_async(lambda: not store.purging, what="the purge is over")
+                await eventually_async(lambda: not store.purge.running, what="the purge of a first session is over")
+                store.purge.begin()
+                await eventually_async(lambda: not store.purge.running, what="the purge is over")
             assert rows(tables, "select id from pgconcert.session order by id") == [(1100,), (session,)]

@@ -17,7 +17,7 @@ from pgconcert.errors import (
     CoordinatorClosed,
     Unavailable,
 )
-from pgconcert.postgres import store as module
+from pgconcert.postgres import purge
 from pgconcert.postgres.store import Store
 from pgconcert.testing import FaultProxy, eventually_async
 from tests.postgres.scenes import QUIET, context, raw
@@ -193,7 +193,7 @@ async def test_purge(tables: str) -> None:
         before = statements(store)
         await asyncio.gather(*(claim(store, str(n)) for n in range(10)))
         assert await fetch(store, number) == b"mine"
-        assert not store.purging
+        assert not store.purge.running
         assert statements(store) - before <= 4
     assert count(tables, CLAIMS) == 1200 + 11
 
@@ -223,7 +223,7 @@ async def test_purges_side_by_side(tables: str) -> None:
 
 
 async def test_purge_again_after_a_minute(tables: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PURGE_EVERY", 0.0)
+    monkeypatch.setattr(purge, "_EVERY", 0.0)
     async with storing(tables) as store:
         for n in range(3):
             make_old(tables, claims=3)

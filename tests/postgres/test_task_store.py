@@ -238,8 +238,8 @@ async def test_finished_ones_are_kept_and_then_purged(tables: str) -> None:
         assert sorted(await tasks(store)) == ["1", "3"]
         assert (await ask(store, LookAtQueues()))[0].finished == 2
         queues = store.tasks.queues
-        queues.purge()
-        await eventually_async(lambda: not queues.purging, what="the purge is over")
+        queues.purge.begin()
+        await eventually_async(lambda: not queues.purge.running, what="the purge is over")
         assert rows(tables, "select id from pgconcert.task_finished order by id") == [(1,), (3,)]
 
 

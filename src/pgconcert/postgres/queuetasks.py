@@ -1,13 +1,10 @@
 """Our queues: every queue of a database on one link, the link *tasks*.
 
-What is finished and kept is purged by those who work: a run at most once a minute, jittered, of small statements that
-skip what others have locked; between two of them, others have as much of the link as the last one took. An error of the
-purge concerns nobody: the next run follows.
+What is finished and was kept for long enough is purged by those who work (``purge.py``).
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
@@ -32,6 +29,7 @@ from .desk import Desk, Request, explain
 from .keeper import Context
 from .link import Link, Rows
 from .probe import Proof
+from .purge import Purge
 from .queuestatements import look_at_queues, look_at_tasks, queue_statements
 from .rowtasks import RowTasks
 from .schemafiles import checked
@@ -42,9 +40,6 @@ from .taskrows import count, payload_of, queue_info, settle_enqueued, task_info
 
 __all__ = ["QueueTasks"]
 
-_PURGE_EVERY: Final = 60.0
-_PURGE_AT_ONCE: Final = 0.05
-"""How likely it is that the first request of a process begins with a purge."""
 _DOUBT: Final = " (nobody knows whether the tasks are in the queue)"
 
 
@@ -56,9 +51,8 @@ class QueueTasks(RowTasks):
         self._schema = checked(schema)
         self._words = queue_rows(schema)
         self._sql = queue_statements(schema)
-        self._purge_at = 0.0
-        self.purging = False
-        """Whether a run of the purge is under way."""
+        self.purge = Purge(self.keeper, self._loop, self._sql.purge)
+        """Of what is finished and was kept for long enough."""
 
     def link_up(self, link: Link, proof: Proof) -> None:
         """Send what has waited."""
@@ -76,7 +70,7 @@ class QueueTasks(RowTasks):
             request.settle(())
         elif isinstance(asked, Turn | Recall | Move | LookAtShares | ReleaseTasks | CheckPlace):
             self._about_rows(request, self._words, queue_ids, payload_of)
-            self._purge_now_and_then()
+            self.purge.now_and_then()
         else:
             name, make = self._plan(asked)
             (self._desks.get(name) or self._new_desk(name, make())).ask(request)
@@ -101,36 +95,6 @@ class QueueTasks(RowTasks):
                 assert isinstance(asked, DiscardTasks), asked
                 sent = sql.discard_all if asked.ids is None else sql.discard
                 return sent.name, lambda: self._alone("discarding of tasks", sent, dead_tasks, _count)
-
-    # the purge
-
-    def purge(self) -> None:
-        """Begin a run of the purge, unless one is under way or there is no link."""
-        link = self.keeper.link
-        if link is not None and not self.purging:
-            self.purging = True
-            self._purge_some(link)
-
-    def _purge_now_and_then(self) -> None:
-        now = self._loop.time()
-        if now < self._purge_at:
-            return
-        # one that lives for a moment has more urgent things to ask; but if all do, somebody must
-        due = self._purge_at > 0 or random.random() < _PURGE_AT_ONCE
-        self._purge_at = now + _PURGE_EVERY * random.uniform(1.0, 1.5)
-        if due:
-            self.purge()
-
-    def _purge_some(self, link: Link) -> None:
-        began = self._loop.time()
-
-        def purged(rows: Rows, error: Exception | None) -> None:
-            self.purging = False
-            if error is None and rows[0][0] == b"t":
-                self.purging = True
-                self._loop.call_later(self._loop.time() - began, self._purge_some, link)
-
-        link.send(self._sql.purge, (), purged)
 
 
 def _values(look: LookAtQueues) -> list[bytes]:

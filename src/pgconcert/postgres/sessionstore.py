@@ -9,14 +9,11 @@ those statements that grant or renew find out themselves which incarnation of it
 one that the row of ``epoch`` knows, they do nothing; then the store writes the new one down, once for all who wait, and
 asks again. What was asked for is settled only after that.
 
-Whoever starts and renews sessions also purges: a run at most once a minute, jittered, of small statements that skip
-what others have locked; and of the processes that do not live for a minute one in twenty. An error of the purge
-concerns nobody: the next run follows.
+Whoever starts and renews sessions also purges (``purge.py``).
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -49,6 +46,7 @@ from .keeper import Context, Keeper
 from .link import Link, Rows, Statement
 from .lookstatement import FILTERS, look_statement
 from .probe import Proof
+from .purge import Purge
 from .schemafiles import NOT_PERMITTED, UNDEFINED, checked
 from .sessionclauses import PLANS
 from .sessionparameters import (
@@ -86,9 +84,6 @@ __all__ = ["PostgresSessionStore"]
 T = TypeVar("T")
 R = TypeVar("R", bound=Asked[Any])
 
-_PURGE_EVERY: Final = 60.0
-_PURGE_AT_ONCE: Final = 0.05
-"""How likely it is that the first session of a process begins with a purge."""
 _MOST_LOOKS: Final = 50
 _STRANGERS: Final = 5
 _TOO_LARGE: Final = "23514"
@@ -104,11 +99,8 @@ class PostgresSessionStore:
         self._loop = context.loop
         self._schema = checked(schema)
         self._closed = False
-        self._purge_at = 0.0
         self._turns: Turns | None = None
         self._strangers: list[tuple[Desk[Any], Request[Any]]] = []
-        self.purging = False
-        """Whether a run of the purge is under way."""
         self._sql = session_statements(schema)
         self._desks = self._make_desks()
         self._looks: dict[tuple[str, ...], Desk[Look]] = {}
@@ -119,6 +111,8 @@ class PostgresSessionStore:
             self, "revocation", self._sql.revoke, at_holder, self._taken_away, apart(first)
         )
         self.keeper = Keeper(context, "work", self)
+        self.purge = Purge(self.keeper, self._loop, self._sql.purge)
+        """Of what has been over for long."""
 
     @property
     def schema(self) -> str:
@@ -255,7 +249,7 @@ class PostgresSessionStore:
             return
         for request, (session,) in paired(batch, [(session,) for session in ids.strip(b"{}").split(b",")], 1):
             request.settle(int(session or 0))
-        self._purge_now_and_then()
+        self.purge.now_and_then()
 
     def _renewed(self, batch: Batch[Renew], rows: Rows) -> None:
         if {session for request in batch for session in request.what.sessions} != {int(row[1] or 0) for row in rows}:
@@ -266,7 +260,7 @@ class PostgresSessionStore:
         found = renewals(rows)
         for request in batch:
             request.settle({session: found[session] for session in request.what.sessions if session in found})
-        self._purge_now_and_then()
+        self.purge.now_and_then()
 
     def _taken(self, batch: Batch[Take], rows: Rows) -> None:
         answers = paired(batch, rows, 16)
@@ -339,36 +333,6 @@ class PostgresSessionStore:
                 request.fail(_too_many_epochs(self._schema))
             else:
                 request.fail(error)
-
-    # the purge
-
-    def purge(self) -> None:
-        """Begin a run of the purge, unless one is under way or there is no link."""
-        link = self.keeper.link
-        if link is not None and not self.purging:
-            self.purging = True
-            self._purge_some(link)
-
-    def _purge_now_and_then(self) -> None:
-        now = self._loop.time()
-        if now < self._purge_at:
-            return
-        # one that lives for a moment has more urgent things to ask; but if all do, somebody must
-        due = self._purge_at > 0 or random.random() < _PURGE_AT_ONCE
-        self._purge_at = now + _PURGE_EVERY * random.uniform(1.0, 1.5)
-        if due:
-            self.purge()
-
-    def _purge_some(self, link: Link) -> None:
-        began = self._loop.time()
-
-        def purged(rows: Rows, error: Exception | None) -> None:
-            self.purging = False
-            if error is None and rows[0][0] == b"t":
-                self.purging = True
-                self._loop.call_later(self._loop.time() - began, self._purge_some, link)
-
-        link.send(self._sql.purge, (), purged)
 
 
 class _Then:

@@ -5,14 +5,11 @@ under way at a death are not asked again: the spilled row, if it is there, is ga
 nothing has announced it; and the claim may be ours, so that for everybody else it is taken. A fetch is asked again,
 until ``network_timeout`` after the call. The link is not that of sessions: a heartbeat must not stand behind a payload.
 
-Whoever uses the tables also purges them: a run at most once a minute, jittered, of small statements that skip what
-others have locked; between two of them, others have as much of the link as the last one took. An error of the purge
-concerns nobody: the next run follows.
+Whoever uses the tables also purges them (``purge.py``).
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -23,6 +20,7 @@ from .groupcommit import Turns
 from .keeper import Context, Keeper
 from .link import Link, Rows
 from .probe import Proof
+from .purge import Purge
 from .schemafiles import checked
 from .storestatements import array, bytes_of, element, name_of, packed, store_statements
 
@@ -33,7 +31,6 @@ T = TypeVar("T")
 _MOST_BYTES: Final = 1 << 20
 _MOST_FETCHED: Final = 8
 _MOST_CLAIMED: Final = 500
-_PURGE_EVERY: Final = 60.0
 _MAX_NUMBER: Final = 2**63 - 1
 
 
@@ -55,16 +52,14 @@ class Store:
         self._loop = context.loop
         self._schema = checked(schema)
         self._closed = False
-        self._purge_at = 0.0
-        self.purging = False
-        """Whether a run of the purge is under way."""
         sql = store_statements(schema)
-        self._purge_statement = sql.purge
         self._spills = Desk[_Spill](self, "spill", sql.spill, _spill_parameters, self._spilled, _few_bytes)
         self._fetches = Desk[bytes](self, "fetch", sql.fetch, _fetch_parameters, _fetched, lambda _: _MOST_FETCHED)
         self._claims = Desk[_Claim](self, "claim", sql.claim, _claim_parameters, self._claimed, lambda _: _MOST_CLAIMED)
         self._desks: tuple[Desk[Any], ...] = (self._spills, self._fetches, self._claims)
         self.keeper = Keeper(context, "payload", self)
+        self.purge = Purge(self.keeper, self._loop, sql.purge, at_once=1.0)
+        """Of payloads and claims whose time is over."""
 
     def spill(self, payload: bytes, ttl: float, answer: Answer[int]) -> None:
         """Keep a payload for ``ttl`` seconds: its number, once it is committed. See ``Messenger``."""
@@ -145,7 +140,7 @@ class Store:
     def _spilled(self, batch: Sequence[Request[_Spill]], rows: Rows) -> None:
         for request, (number,) in paired(batch, rows, 1):
             request.settle(int(number or 0))
-        self._purge()
+        self.purge.now_and_then()
 
     def _claimed(self, batch: Sequence[Request[_Claim]], rows: Rows) -> None:
         won = set(rows)
@@ -153,30 +148,7 @@ class Store:
             # of two in one statement the first has it
             request.settle(request.what in won)
             won.discard(request.what)
-        self._purge()
-
-    # the purge
-
-    def _purge(self) -> None:
-        link = self.keeper.link
-        now = self._loop.time()
-        if link is None or now < self._purge_at:
-            return
-        self._purge_at = now + _PURGE_EVERY * random.uniform(1.0, 1.5)
-        if not self.purging:
-            self.purging = True
-            self._purge_some(link)
-
-    def _purge_some(self, link: Link) -> None:
-        began = self._loop.time()
-
-        def purged(rows: Rows, error: Exception | None) -> None:
-            self.purging = False
-            if error is None and rows[0][0] == b"t":
-                self.purging = True
-                self._loop.call_later(self._loop.time() - began, self._purge_some, link)
-
-        link.send(self._purge_statement, (), purged)
+        self.purge.now_and_then()
 
 
 def _few_bytes(queue: Sequence[Request[_Spill]]) -> int:
