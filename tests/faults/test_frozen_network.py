@@ -64,7 +64,7 @@ async def test_a_frozen_holder_is_told_before_anybody_else_has_it(
         with pytest.raises(LockLost, match="no answer from the server within network_timeout=1 s") as told:
             await hold_through_the_silence()
         assert told.value.key == unique
-        assert [event.key for event in broken] == [unique]
+        await eventually_async(lambda: [event.key for event in broken] == [unique])
         assert [event.role for event in lost] == ["lock"]
         proxy.resume()
         async with far.lock(unique):

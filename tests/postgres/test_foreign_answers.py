@@ -8,7 +8,7 @@ get one from a real server, another statement is sent than the one that the read
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -41,15 +41,7 @@ from pgconcert.testing import eventually_async
 from tests.postgres.scenes import ask as ask_link
 from tests.postgres.scenes import context, link_to
 from tests.postgres.session_scenes import ask, keeping, named
-from tests.postgres.store_scenes import database_with_tables, spill, storing
-from tests.servers import Server
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
+from tests.postgres.store_scenes import spill, storing
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ async def test_killed_while_held(database: str, server: Server, engine: Engine) 
         assert failed.value.key == "body"
         assert _ADMINISTRATOR in (hold.reason or "")
         assert await hold.wait_lost() == hold.reason
-        assert [event.key for event in broken] == ["body"]
+        await eventually_async(lambda: [event.key for event in broken] == ["body"])
         with pytest.raises(HoldLost):
             hold.check()
         await hold.release()

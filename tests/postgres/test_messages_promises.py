@@ -8,7 +8,7 @@ that cross to other programs, and what their absence finds out. What the seeds' 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import psycopg
@@ -30,15 +30,8 @@ from pgconcert.events import ConnectFailed, Event, ListenerReady, PingsMissing
 from pgconcert.pubsub.envelope import parse
 from pgconcert.testing import eventually_async
 from tests.postgres.scenes import ask, raw, role_pids, seen, statements
-from tests.postgres.store_scenes import PAYLOADS, count, database_with_tables
+from tests.postgres.store_scenes import PAYLOADS, count
 from tests.servers import Server
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
 
 
 async def next_note(connection: psycopg.AsyncConnection[Any]) -> psycopg.Notify:

@@ -189,7 +189,7 @@ async def test_a_killed_holder_frees_its_permits(
         with pytest.raises(LockLost, match="terminating connection"):
             await asyncio.wait_for(task, 5)
         await asyncio.wait_for(hold.wait_lost(), 5)
-        assert [event.key for event in broken] == ["killed", "killed"]
+        await eventually_async(lambda: [event.key for event in broken] == ["killed", "killed"])
         taken = await asyncio.wait_for(asyncio.gather(*waiters), 5)
         assert {lock.pid for lock in pairs(database, SLOT)} == {lock_pid(two)}
         await hold.release()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
@@ -37,15 +37,7 @@ from pgconcert.testing import eventually_async, rewrite
 from tests.poolers import PgBouncer
 from tests.postgres.scenes import raw
 from tests.postgres.session_scenes import ask, expire, keeping, make_old, named, rows, sent, start, take
-from tests.postgres.store_scenes import database_with_tables
 from tests.servers import Server
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
 
 
 async def test_many_takes_are_one_statement(tables: str) -> None:

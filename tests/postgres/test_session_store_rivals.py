@@ -9,7 +9,7 @@ calls first waits for an advisory lock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -37,8 +37,6 @@ from pgconcert.store import (
 from pgconcert.testing import eventually_async
 from tests.postgres.scenes import raw
 from tests.postgres.session_scenes import ask, expire, keeping, named, rows, sent, start, take
-from tests.postgres.store_scenes import database_with_tables
-from tests.servers import Server
 
 GATE = """
     create or replace function pgconcert.incarnation() returns text language plpgsql set lock_timeout = 0 as $$
@@ -74,13 +72,6 @@ WAITING_FOR_ANOTHER = """
      where locktype = 'transactionid' and not granted and a.datname = current_database()
 """
 WAITING = "select count(*) from pg_locks where locktype = 'advisory' and objid = 7 and not granted"
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -23,17 +22,9 @@ from pgconcert.store import COUNTER_BITS, MAX_EPOCH, Look, LookAtSessions, Own, 
 from pgconcert.testing import eventually, rewrite
 from tests.postgres.scenes import raw
 from tests.postgres.session_scenes import ask, expire, keeping, named, rows, sent, start, take
-from tests.postgres.store_scenes import database_with_tables
 from tests.servers import Cluster, OwnServer, Server
 
 EPOCH = "select epoch, base, incarnation = pgconcert.incarnation() from pgconcert.epoch"
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
 
 
 def epoch_of(token: int) -> int:

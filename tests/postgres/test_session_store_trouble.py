@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -30,16 +29,7 @@ from pgconcert.store import (
 from pgconcert.testing import FaultProxy, eventually_async, rewrite
 from tests.postgres.scenes import raw
 from tests.postgres.session_scenes import ask, expire, keeping, make_old, named, rows, sent, start, take
-from tests.postgres.store_scenes import database_with_tables
 from tests.servers import Server
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
-
 
 # links
 

@@ -183,7 +183,7 @@ async def test_a_lost_link_loses_all_readers(database: str, server: Server, engi
         for hold in mine:
             await asyncio.wait_for(hold.wait_lost(), 5)
             await hold.release()
-        assert len(broken) == 4
+        await eventually_async(lambda: len(broken) == 4)
         assert not other.lost
         again = await one.lock("lost", shared=True).acquire(timeout=10)
         assert len(locks(database)) == 2

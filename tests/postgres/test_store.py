@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,7 +32,6 @@ from tests.postgres.store_scenes import (
     PAYLOADS,
     claim,
     count,
-    database_with_tables,
     fetch,
     make_old,
     spill,
@@ -44,13 +43,6 @@ from tests.processes import Worker
 from tests.servers import Server
 
 MEGABYTE = 1 << 20
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
 
 
 # payloads

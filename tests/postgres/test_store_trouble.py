@@ -7,7 +7,6 @@ old rows. What it does in peace stands in `test_store.py`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,7 +25,6 @@ from tests.postgres.store_scenes import (
     PAYLOADS,
     claim,
     count,
-    database_with_tables,
     fetch,
     make_old,
     spill,
@@ -35,14 +33,6 @@ from tests.postgres.store_scenes import (
     until_purged,
 )
 from tests.servers import Server
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
-
 
 # links that die
 

@@ -5,27 +5,14 @@ Here live tests of a whole runner over `TableTasks`; the statements alone are in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from pgconcert import AsyncCoordinator, TableTasks, Task
 from pgconcert.events import RunnerAdvised, RunnerSessionStarted
 from pgconcert.testing import eventually_async
 from tests.postgres.scenes import raw
 from tests.postgres.session_scenes import rows
-from tests.postgres.store_scenes import database_with_tables
 from tests.postgres.task_scenes import make_orders
-from tests.servers import Server
 
 ORDERS = TableTasks("orders", where="t.done_at is null", finish="done_at = clock_timestamp()")
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
 
 
 async def test_a_row_that_rests_keeps_nobody_from_the_others(tables: str) -> None:

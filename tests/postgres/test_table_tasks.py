@@ -10,7 +10,6 @@ import datetime as dt
 import decimal
 import re
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,16 +34,7 @@ from pgconcert.taskstore import (
 from pgconcert.testing import rewrite
 from tests.postgres.scenes import raw
 from tests.postgres.session_scenes import expire, rows
-from tests.postgres.store_scenes import database_with_tables
 from tests.postgres.task_scenes import ORDERS, ask, failed, ids_of, make_orders, runner, tasking
-from tests.servers import Server
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
 
 
 def owners(url: str, table: str = "orders") -> dict[str, int | None]:

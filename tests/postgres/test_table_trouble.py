@@ -7,7 +7,7 @@ whose link dies.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,17 +23,8 @@ from pgconcert.testing import eventually_async, rewrite
 from tests.poolers import PgBouncer
 from tests.postgres.scenes import raw
 from tests.postgres.session_scenes import rows
-from tests.postgres.store_scenes import database_with_tables
 from tests.postgres.task_scenes import ORDERS, ask, enqueue, failed, ids_of, make_orders, runner, tasking
 from tests.servers import Server
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
-
 
 # what cannot be used
 

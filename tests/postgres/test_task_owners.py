@@ -7,7 +7,6 @@ and its locks is done by a condition of a table that waits for us.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,7 +21,6 @@ from pgconcert.taskstore import (
 from pgconcert.testing import eventually_async
 from tests.postgres.scenes import raw
 from tests.postgres.session_scenes import expire, rows
-from tests.postgres.store_scenes import database_with_tables
 from tests.postgres.task_scenes import (
     ORDERS,
     QUEUE,
@@ -35,15 +33,6 @@ from tests.postgres.task_scenes import (
     tasking,
     tasks,
 )
-from tests.servers import Server
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
-
 
 # who is dead
 

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-
-import pytest
 
 from pgconcert.events import Event, LinkLost
 from pgconcert.taskstore import FunctionPlace, StartWork, TablePlace
 from tests.postgres.scenes import raw
-from tests.postgres.store_scenes import database_with_tables
 from tests.postgres.task_scenes import ORDERS, ask, enqueue, ids_of, make_orders, runner, tasking
-from tests.servers import Server
 
 TIMEOUT = 0.4
 SLOW = "clock_timestamp() is not null and (select true from pg_sleep(0.2))"
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
 
 
 async def test_a_slow_condition(tables: str) -> None:

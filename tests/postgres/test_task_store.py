@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
@@ -44,7 +44,6 @@ from pgconcert.testing import eventually_async, rewrite
 from tests.poolers import PgBouncer
 from tests.postgres.scenes import raw
 from tests.postgres.session_scenes import rows
-from tests.postgres.store_scenes import database_with_tables
 from tests.postgres.task_scenes import (
     ORDERS,
     QUEUE,
@@ -59,14 +58,6 @@ from tests.postgres.task_scenes import (
     tasks,
 )
 from tests.servers import Server
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
-
 
 # what it costs
 

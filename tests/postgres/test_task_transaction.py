@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -21,17 +20,9 @@ from pgconcert.testing import eventually_async, rewrite
 from pgconcert.transaction import enqueue
 from tests.postgres.scenes import raw
 from tests.postgres.session_scenes import rows
-from tests.postgres.store_scenes import database_with_tables
 from tests.servers import Server
 
 WAITING = "select id::text, queue, convert_from(payload, 'UTF8') from pgconcert.task order by id"
-
-
-@pytest.fixture
-def tables(server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, with our tables."""
-    with database_with_tables(server) as url:
-        yield url
 
 
 def test_it_is_there_with_the_commit(tables: str) -> None:
