@@ -42,6 +42,7 @@ from .errors import (
     StandbyRefused,
     StatementFailed,
     Stopped,
+    TransactionAborted,
     Unavailable,
     WouldDeadlock,
 )
@@ -219,6 +220,7 @@ __all__ = [
     "TaskInfo",
     "TaskQueue",
     "TaskSource",
+    "TransactionAborted",
     "Unavailable",
     "WouldDeadlock",
     "__version__",

@@ -37,6 +37,7 @@ The families follow what the caller can do next::
     ├── MemberExists                      somebody else is a member of the group with this id
     ├── GroupNotEmpty                     a group that has members cannot be deleted
     ├── SessionNotFound                   a ``TaskSource`` says it: the session of the runner is over there
+    ├── TransactionAborted                a transaction whose statement had failed was to be committed
     ├── Stopped (RuntimeError)            a wait for a job lock or a leadership whose ``stop`` was called
     └── CoordinatorClosed (RuntimeError)  used before ``open``, after ``close``, or after a fork
         └── BrokerClosed                  publishing, subscribing or receiving when the coordinator is closed
@@ -84,6 +85,7 @@ __all__ = [
     "StandbyRefused",
     "StatementFailed",
     "Stopped",
+    "TransactionAborted",
     "Unavailable",
     "WouldDeadlock",
 ]
@@ -280,6 +282,11 @@ class SessionNotFound(PgconcertError):
 
 class Stopped(PgconcertError, RuntimeError):
     """The caller waited for a job lock or a leadership, and ``stop`` was called on its object."""
+
+
+class TransactionAborted(PgconcertError):
+    """The function of ``transaction.run`` returned, although a statement of its transaction had failed. Nothing was
+    committed: the server rolls such a transaction back at its commit, without an error."""
 
 
 class CoordinatorClosed(PgconcertError, RuntimeError):

@@ -123,7 +123,7 @@ class Competitor:
                     transaction.guard(connection, hold)
                 else:
                     values = ["job", "", name, "", session, token]
-                    if connection.execute(guard_sql(DEFAULT), values).fetchone() is None:
+                    if psycopg.RawCursor(connection).execute(guard_sql(DEFAULT).encode(), values).fetchone() is None:
                         connection.rollback()
                         raise GuardRefused(name, "the server says so")
                 time.sleep(random.choice([0.0, random.uniform(0, 0.1)]))

@@ -63,7 +63,8 @@ def write(connection, hold, session):
         print("refused", flush=True)
     # whoever does not ask the guard, but the server, is told the same
     with connection.transaction():
-        found = connection.execute(guard_sql("pgconcert"), ["job", "", name, "", session, hold.token]).fetchone()
+        asked = psycopg.RawCursor(connection)
+        found = asked.execute(guard_sql("pgconcert"), ["job", "", name, "", session, hold.token]).fetchone()
     print("server", found, flush=True)
 
 async def in_a_loop(connection):

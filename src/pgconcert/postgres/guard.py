@@ -21,7 +21,9 @@ __all__ = ["guard_sql", "understood"]
 # Without the grace that others give: whoever has not renewed since the server changed does not know yet what it has.
 _GUARD: Final = """
     select 1 from pgconcert.entry e
-     where e.kind = %s and e.namespace = %s and e.name = %s and e.member = %s and e.session_id = %s and e.token = %s
+     where e.kind = cast($1 as pg_catalog.text) and e.namespace = cast($2 as pg_catalog.text)
+       and e.name = cast($3 as pg_catalog.text) and e.member = cast($4 as pg_catalog.text)
+       and e.session_id = cast($5 as pg_catalog.int8) and e.token = cast($6 as pg_catalog.int8)
        and exists (select 1 from pgconcert.session s
                     where s.id = e.session_id and s.ended is null and s.expires > pg_catalog.clock_timestamp())
        for share of e skip locked
@@ -29,12 +31,11 @@ _GUARD: Final = """
 
 
 @cache
-def guard_sql(schema: str) -> bytes:
-    """The statement, with ``%s`` for kind, namespace, name, member, session and token. A row: it is guarded.
+def guard_sql(schema: str) -> str:
+    """The statement; its values are kind, namespace, name, member, session and token. A row: it is guarded.
 
     Raises ``ConfigurationError`` for what can be no schema."""
-    asked = in_schema(statement(_GUARD.replace("%s", "\0")), schema).sql
-    return asked.replace(b"%", b"%%").replace(b"\0", b"%s")
+    return in_schema(statement(_GUARD), schema).sql.decode()
 
 
 def understood(schema: str, sqlstate: str | None, message: str) -> PgconcertError | None:

@@ -117,13 +117,13 @@ _ENQUEUE_ONE: Final = """
                case when q.run_at is not null then pg_catalog.to_timestamp(q.run_at)
                     else q.now + pg_catalog.make_interval(secs => q.run_in) end,
                q.attempts, q.now, q.payload
-          from (select %s::pg_catalog.text as namespace, %s::pg_catalog.text as queue,
-                       %s::pg_catalog.float8 as run_at, %s::pg_catalog.float8 as run_in,
-                       %s::pg_catalog.int2 as attempts, %s::pg_catalog.bytea as payload,
+          from (select cast($1 as pg_catalog.text) as namespace, cast($2 as pg_catalog.text) as queue,
+                       cast($3 as pg_catalog.float8) as run_at, cast($4 as pg_catalog.float8) as run_in,
+                       cast($5 as pg_catalog.int2) as attempts, cast($6 as pg_catalog.bytea) as payload,
                        pg_catalog.clock_timestamp() as now) q
         returning id
     )
-    select id, pg_catalog.pg_notify(%s::pg_catalog.text, %s::pg_catalog.text) from put
+    select id, pg_catalog.pg_notify(cast($7 as pg_catalog.text), cast($8 as pg_catalog.text)) from put
 """
 
 
@@ -147,13 +147,12 @@ def queue_statements(schema: str) -> QueueStatements:
 
 
 @cache
-def enqueue_sql(schema: str) -> bytes:
-    """The statement that puts one task into a queue and wakes its runners at the commit, with ``%s`` for namespace,
+def enqueue_sql(schema: str) -> str:
+    """The statement that puts one task into a queue and wakes its runners at the commit; its values are namespace,
     queue, run_at, run_in, attempts, payload, channel and mark. A row, which begins with the id.
 
     Raises ``ConfigurationError`` for what can be no schema."""
-    asked = in_schema(statement(_ENQUEUE_ONE.replace("%s", "\0")), schema).sql
-    return asked.replace(b"%", b"%%").replace(b"\0", b"%s")
+    return in_schema(statement(_ENQUEUE_ONE), schema).sql.decode()
 
 
 @cache

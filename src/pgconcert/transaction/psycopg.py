@@ -1,109 +1,144 @@
-"""Statements on connections of psycopg 3.
+"""Connections of psycopg 3, blocking and async.
 
-They use a plain cursor of their own, whatever cursors and rows the connection is set to make, and change no setting.
+A query is run on a plain cursor of its own, whatever cursors and rows the connection is set to make.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, NoReturn
+import itertools
+from typing import Any, ClassVar, Final
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from ..errors import ConfigurationError, GuardRefused
-from ..postgres.guard import guard_sql, understood
-from ..postgres.queuestatements import enqueue_sql
+from .flow import Failure, Isolation, Query, Row, aborted, nested
+from .servererrors import told
 
-__all__ = ["Guard", "NewRow", "enqueue_async", "enqueue_blocking", "guard_async", "guard_blocking"]
+__all__ = ["AsyncPsycopg", "Psycopg"]
 
-_REFUSED: Final = "somebody else has it, it was revoked, or its session was not renewed in time (roll back)"
-
-
-class Guard(NamedTuple):
-    """What is to be proven: ``values`` are kind, namespace, name, member, session and token."""
-
-    key: object
-    values: tuple[str | int, ...]
-    schema: str
+_IDLE: Final = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
+_numbers = itertools.count(1)
 
 
-def guard_blocking(conn: psycopg.Connection[Any], asked: Guard) -> None:
-    """See ``transaction.guard``."""
-    _need_transaction(conn)
-    sql = guard_sql(asked.schema)
-    try:
-        with psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
-            found = cursor.execute(sql, asked.values).fetchone()
-    except psycopg.Error as error:
-        _explain(asked, error)
-    if found is None:
-        raise GuardRefused(asked.key, _REFUSED)
+class _Psycopg:
+    _connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+
+    def failure(self, error: Exception) -> Failure | None:
+        found = told(error) if isinstance(error, psycopg.Error) else None
+        return None if found is None else Failure(error, found.sqlstate, found.message)
+
+    @property
+    def _status(self) -> TransactionStatus:
+        return self._connection.info.transaction_status
+
+    def _stays(self) -> bool:
+        return not self._connection.autocommit or self._status not in _IDLE
+
+    def _begin(self, isolation: Isolation | None) -> tuple[str | None, Query | None]:
+        """What was begun, and what is to be said for it. Outside autocommit the first statement begins by itself."""
+        if self._status not in _IDLE:
+            if isolation is not None:
+                nested(isolation)
+            name = f"pgconcert_{next(_numbers)}"
+            return name, Query(f"savepoint {name}", rows=False)
+        level = "" if isolation is None else f" isolation level {isolation}"
+        if self._connection.autocommit:
+            return None, Query(f"begin{level}", rows=False)
+        return None, Query(f"set transaction{level}", rows=False) if level else None
+
+    def _over(self) -> bool:
+        return self._connection.closed or self._status in _IDLE
+
+    def _check(self) -> None:
+        if self._status == TransactionStatus.INERROR:
+            aborted()
 
 
-async def guard_async(conn: psycopg.AsyncConnection[Any], asked: Guard) -> None:
-    """See ``transaction.guard``."""
-    _need_transaction(conn)
-    sql = guard_sql(asked.schema)
-    try:
-        async with psycopg.AsyncCursor(conn, row_factory=tuple_row) as cursor:
-            found = await (await cursor.execute(sql, asked.values)).fetchone()
-    except psycopg.Error as error:
-        _explain(asked, error)
-    if found is None:
-        raise GuardRefused(asked.key, _REFUSED)
+class Psycopg(_Psycopg):
+    """A ``psycopg.Connection``."""
+
+    blocks: ClassVar[bool] = True
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection: psycopg.Connection[Any] = connection
+
+    def one(self, query: Query) -> Row | None:
+        with psycopg.RawCursor(self._connection, row_factory=tuple_row) as cursor:
+            cursor.execute(_text(query), query.values or None)
+            return cursor.fetchone() if query.rows else None
+
+    def in_transaction(self) -> bool:
+        return self._stays()
+
+    def begin(self, isolation: Isolation | None) -> object:
+        begun, query = self._begin(isolation)
+        if query is not None:
+            self.one(query)
+        return begun
+
+    def commit(self, begun: object) -> None:
+        if not self._over():
+            self._check()
+            if begun is None:
+                self._connection.commit()
+            else:
+                self.one(Query(f"release savepoint {begun}", rows=False))
+
+    def rollback(self, begun: object) -> None:
+        if not self._over():
+            if begun is None:
+                self._connection.rollback()
+            else:
+                self.one(Query(f"rollback to savepoint {begun}", rows=False))
+                self.one(Query(f"release savepoint {begun}", rows=False))
+
+    def discard(self) -> None:
+        self._connection.close()
 
 
-class NewRow(NamedTuple):
-    """A task that is to be put into a queue: ``values`` are what ``enqueue_sql`` wants."""
+class AsyncPsycopg(_Psycopg):
+    """A ``psycopg.AsyncConnection``."""
 
-    values: tuple[str | float | bytes | None, ...]
-    schema: str
+    blocks: ClassVar[bool] = False
 
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._connection: psycopg.AsyncConnection[Any] = connection
 
-def enqueue_blocking(conn: psycopg.Connection[Any], asked: NewRow) -> str:
-    """See ``transaction.enqueue``."""
-    sql = enqueue_sql(asked.schema)
-    try:
-        with psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
-            found = cursor.execute(sql, asked.values).fetchone()
-    except psycopg.Error as error:
-        _explain_tables(asked.schema, error)
-    return _id(found)
+    async def one(self, query: Query) -> Row | None:
+        async with psycopg.AsyncRawCursor(self._connection, row_factory=tuple_row) as cursor:
+            await cursor.execute(_text(query), query.values or None)
+            return await cursor.fetchone() if query.rows else None
 
+    async def in_transaction(self) -> bool:
+        return self._stays()
 
-async def enqueue_async(conn: psycopg.AsyncConnection[Any], asked: NewRow) -> str:
-    """See ``transaction.enqueue``."""
-    sql = enqueue_sql(asked.schema)
-    try:
-        async with psycopg.AsyncCursor(conn, row_factory=tuple_row) as cursor:
-            found = await (await cursor.execute(sql, asked.values)).fetchone()
-    except psycopg.Error as error:
-        _explain_tables(asked.schema, error)
-    return _id(found)
+    async def begin(self, isolation: Isolation | None) -> object:
+        begun, query = self._begin(isolation)
+        if query is not None:
+            await self.one(query)
+        return begun
 
+    async def commit(self, begun: object) -> None:
+        if not self._over():
+            self._check()
+            if begun is None:
+                await self._connection.commit()
+            else:
+                await self.one(Query(f"release savepoint {begun}", rows=False))
 
-def _id(found: tuple[Any, ...] | None) -> str:
-    assert found is not None  # an insert of one row
-    return str(found[0])
+    async def rollback(self, begun: object) -> None:
+        if not self._over():
+            if begun is None:
+                await self._connection.rollback()
+            else:
+                await self.one(Query(f"rollback to savepoint {begun}", rows=False))
+                await self.one(Query(f"release savepoint {begun}", rows=False))
 
-
-def _need_transaction(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
-    if conn.autocommit and conn.info.transaction_status.name == "IDLE":
-        raise ConfigurationError(
-            "transaction.guard needs an open transaction: this connection is in autocommit mode, where the guard would "
-            "end with its own statement. Call it inside 'with conn.transaction():'"
-        )
-
-
-def _explain(asked: Guard, error: psycopg.Error) -> NoReturn:
-    if isinstance(error, psycopg.errors.SerializationFailure):
-        # at repeatable read: the row is not what it was when the transaction began
-        raise GuardRefused(asked.key, "it has changed hands since the transaction began (roll back)") from error
-    _explain_tables(asked.schema, error)
+    async def discard(self) -> None:
+        await self._connection.close()
 
 
-def _explain_tables(schema: str, error: psycopg.Error) -> NoReturn:
-    ours = understood(schema, error.sqlstate, error.diag.message_primary or "")
-    if ours is None:
-        raise error
-    raise ours from error
+def _text(query: Query) -> Any:
+    """As text, so that the connection's own encoding is used; the types of psycopg allow literals only."""
+    return query.sql
