@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, cast, overload
 from weakref import WeakSet
 
 from .acquiring import Register
@@ -23,10 +23,14 @@ from .tasks.verbs import AsyncTasking, stop_all
 
 if TYPE_CHECKING:
     from .enginethread import ThreadedBackend
+    from .exclusive import IfHeld, KeyOf
     from .sessions.crossed import CrossedSessions
     from .sessions.register import SessionRegister
 
 __all__ = ["AsyncCoordinator"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding, AsyncTasking):
@@ -122,7 +126,8 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding, Asyn
         except BaseException:
             self._state = "closed"
             raise
-        register = Register(self._backend.locker, asyncio.get_running_loop(), self._describe_links)
+        loop, counts = asyncio.get_running_loop(), self.events.tally.locks
+        register = Register(self._backend.locker, loop, self._describe_links, counts=counts)
         try:
             self._session_register = await self._open_sessions(register)
             if self._state != "opening":
@@ -204,7 +209,8 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding, Asyn
         self._sessions = sessions
         if port is None:
             return None
-        waits = Register(port, register.loop, self._describe_work, register.scopes, SessionClaim)
+        counts = self.events.tally.names
+        waits = Register(port, register.loop, self._describe_work, register.scopes, SessionClaim, counts)
         return SessionRegister(waits, port, self._keys, self.events)
 
     async def _close_sessions(self) -> None:
@@ -288,6 +294,36 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding, Asyn
         self._checked("semaphores")
         return AsyncSemaphore(register, self._keys.semaphore(name, permits), seconds(timeout), on_lost, False)
 
+    @overload
+    def exclusive(
+        self, key: KeyOf, *, timeout: float | None = None, if_held: Literal["wait"] = "wait", on_lost: OnLost = "cancel"
+    ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Callable[P, Coroutine[Any, Any, R]]]: ...
+    @overload
+    def exclusive(
+        self, key: KeyOf, *, timeout: None = None, if_held: Literal["skip"], on_lost: OnLost = "cancel"
+    ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Callable[P, Coroutine[Any, Any, R | None]]]: ...
+    def exclusive(
+        self, key: KeyOf, *, timeout: float | None = None, if_held: IfHeld = "wait", on_lost: OnLost = "cancel"
+    ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Callable[P, Coroutine[Any, Any, R | None]]]:
+        """Decorate a coroutine function: one call of it runs at a time, over all processes. Each is a block under the lock
+        ``key``. The coordinator must be open when it is called, not before.
+
+        :param key: as for ``lock``; or a function that gets the arguments of the call and returns the key, so that only
+            calls for the same thing wait for each other.
+        :param timeout: how long a call waits, in seconds; then it raises ``AcquireTimeout``. ``None`` waits for ever.
+        :param if_held: ``"wait"``, or ``"skip"``: a call that finds the lock held returns ``None`` at once.
+        :param on_lost: as for ``lock``.
+
+        A call raises what the function raises, and what a block under the lock raises: ``LockLost`` when it was lost.
+        It is not re-entrant: a function that calls itself gets ``WouldDeadlock``.
+        """
+        from .exclusive import exclusive, key_of
+
+        waits = seconds(timeout)
+        find = key_of(self._keys, key, waits, if_held)
+        _check_on_lost(on_lost)
+        return exclusive(lambda found: self.lock(found, timeout=waits, on_lost=on_lost), find, if_held)
+
     def channel_lock(self, channel: str, *, acquire_interval: float = 30.0) -> AsyncChannelLock:
         """The right to handle a channel, for one process at a time: what ``subscribe(delivery="one-process")`` takes
         care of by itself, for those who want to do it themselves.
@@ -318,6 +354,10 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding, Asyn
         await hold.release()
 
     def _checked_for(self, on_lost: object, shared: bool) -> Register:
-        if on_lost != "cancel" and on_lost != "report":
-            raise ConfigurationError(f"on_lost must be 'cancel' or 'report', not {given(on_lost)}")
+        _check_on_lost(on_lost)
         return self._checked_mode(shared)
+
+
+def _check_on_lost(on_lost: object) -> None:
+    if on_lost != "cancel" and on_lost != "report":
+        raise ConfigurationError(f"on_lost must be 'cancel' or 'report', not {given(on_lost)}")

@@ -6,9 +6,9 @@ import atexit
 import contextlib
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Self, TypeVar, overload
 from weakref import WeakSet
 
 from ..backend import Backend
@@ -29,10 +29,14 @@ from .messaging import Messaging
 from .sharing import Sharing
 
 if TYPE_CHECKING:
+    from ..exclusive import IfHeld, KeyOf
     from ..sessions.engine import Sessions
     from ..sessions.register import SessionRegister
 
 __all__ = ["Coordinator"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _TWIN: Final = "AsyncCoordinator"
 _FAREWELL: Final = 3.0
@@ -134,7 +138,7 @@ class Coordinator(Composition[Register], Messaging, Holding, Sharing):
             engine.run(lambda: self._backend.open(self.events))
             if self._state != "opening":
                 raise CoordinatorClosed("this coordinator was closed while it was being opened")
-            register = Register(engine, self._backend.locker, self._describe_links)
+            register = Register(engine, self._backend.locker, self._describe_links, counts=self.events.tally.locks)
             self._session_register = self._open_sessions(engine, register)
             self._taskers = HandlerThreads(engine.loop, engine.crossing, sys.maxsize, "tasker")
             messenger = self._backend.messenger
@@ -223,7 +227,8 @@ class Coordinator(Composition[Register], Messaging, Holding, Sharing):
         self._sessions = sessions
         if sessions is None:
             return None
-        waits = Register(engine, sessions, self._describe_work, register.scopes, SessionClaim)
+        counts = self.events.tally.names
+        waits = Register(engine, sessions, self._describe_work, register.scopes, SessionClaim, counts)
         return SessionRegister(waits, sessions, self._keys, self.events)
 
     def _holding(self) -> SessionRegister[Register]:
@@ -284,6 +289,35 @@ class Coordinator(Composition[Register], Messaging, Holding, Sharing):
         """
         register = self._checked("semaphores")
         return Semaphore(register, self._keys.semaphore(name, permits), seconds(timeout), False)
+
+    @overload
+    def exclusive(
+        self, key: KeyOf, *, timeout: float | None = None, if_held: Literal["wait"] = "wait"
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+    @overload
+    def exclusive(
+        self, key: KeyOf, *, timeout: None = None, if_held: Literal["skip"]
+    ) -> Callable[[Callable[P, R]], Callable[P, R | None]]: ...
+    def exclusive(
+        self, key: KeyOf, *, timeout: float | None = None, if_held: IfHeld = "wait"
+    ) -> Callable[[Callable[P, R]], Callable[P, R | None]]:
+        """Decorate a plain function: one call of it runs at a time, over all processes. Each is a block under the lock
+        ``key``. The coordinator must be open when it is called, not before.
+
+        :param key: as for ``lock``; or a function that gets the arguments of the call and returns the key, so that only
+            calls for the same thing wait for each other.
+        :param timeout: how long a call waits, in seconds; then it raises ``AcquireTimeout``. ``None`` waits for ever.
+        :param if_held: ``"wait"``, or ``"skip"``: a call that finds the lock held returns ``None`` at once.
+
+        A call raises what the function raises, and what a block under the lock raises: ``LockLost`` when it was lost.
+        It is not re-entrant: a function that calls itself gets ``WouldDeadlock``.
+        """
+        from ..exclusive import key_of
+        from .exclusive import exclusive
+
+        waits = seconds(timeout)
+        find = key_of(self._keys, key, waits, if_held)
+        return exclusive(lambda found: self.lock(found, timeout=waits), find, if_held)
 
     def channel_lock(self, channel: str, *, acquire_interval: float = 30.0) -> ChannelLock:
         """The right to handle a channel, for one process at a time: what ``subscribe(delivery="one-process")`` takes
