@@ -1,7 +1,7 @@
 """What every test may use, and what every test is checked for.
 
 Here live the options, fixtures and checks; what they are made of stands in `servers.py`, `poolers.py`, `processes.py`,
-`needs.py` and `coroutines.py`.
+`needs.py`, `coroutines.py` and `secretwatch.py`.
 
 Theory: servers are started once, on first use, and kept in one place; the parametrised fixtures only look them up, so
 random order costs nothing. Tests below `postgres/` run on every server found, all others on the first. After each test
@@ -22,6 +22,7 @@ import hypothesis
 import pytest
 
 from pgconcert.testing import AdvisoryLock, FaultProxy, Snapshot, eventually
+from tests import secretwatch
 from tests.needs import debian_servers, need
 from tests.poolers import PgBouncer, PoolMode
 from tests.processes import Worker, children
@@ -71,6 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for ignored in (signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(ignored) is signal.SIG_IGN:
             signal.signal(ignored, signal.SIG_DFL)
+    config.pluginmanager.register(secretwatch)
     config.addinivalue_line("markers", "long: takes more than a few seconds, or much of the machine")
     config.addinivalue_line("markers", "needs(program): needs a program of a Debian package")
 

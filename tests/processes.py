@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self, cast
 
+from tests.secretwatch import look
+
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _PR_SET_PDEATHSIG: Final = 1
 _libc = ctypes.CDLL(None)
@@ -193,6 +195,8 @@ class Worker:
     def close(self) -> None:
         """Kill it if it lives, and close the pipes."""
         self.kill()
+        self._errors.seek(0)
+        look(f"the standard error of {self.name}", self._errors.read().decode(errors="replace"))
         for pipe in (self._to, self._from, self._errors):
             try:
                 pipe.close()

@@ -26,6 +26,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgconcert.postgres.embedded import EmbeddedServer
 from pgconcert.testing import ServerSession, eventually, rewrite, sessions
 from tests.processes import run_as, spawn, stop, unprivileged
+from tests.secretwatch import keep_secret
 
 # Of this run, or of this worker of it: the databases of others, on a server that is shared, are none of our business.
 DATABASE_PREFIX: Final = f"pgconcert_test_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_"
@@ -180,7 +181,7 @@ class Embedded(OwnServer):
         self._settings = _SETTINGS | {"port": str(port)}
         self._server = self._join()
         # Only TCP asks for the password; with it in every URL, a URL leads through proxies and poolers unchanged.
-        password = str(conninfo_to_dict(self._server.tcp_url)["password"])
+        password = keep_secret(str(conninfo_to_dict(self._server.tcp_url)["password"]))
         super().__init__("pg18", rewrite(self._server.url, password=password), port)
         self._pidfile = Path(self.execute("show data_directory")[0][0]) / "postmaster.pid"
         self.programs = Path(f"/proc/{self._postmaster()}/exe").resolve().parent

@@ -50,7 +50,6 @@ from .hold import AsyncHold
 from .locks import AsyncLock, AsyncSemaphore
 from .locksets import AsyncLockSet
 from .messenger import PING_CHANNEL, Hearing, Messenger
-from .postgres.onconnection import send_listener_ping
 from .pubsub.listening import AsyncListening, ChannelSubscription, Handler
 from .pubsub.message import Gap, Message
 from .pubsub.overflow import SubscriptionStatistics
@@ -58,6 +57,7 @@ from .pubsub.pings import Reconnected
 from .pubsub.protocols import Broker, Channel, Publisher, Subscriber
 from .pubsub.subscription import AsyncSubscription
 from .shutdown import Shutdown, graceful_shutdown
+from .statistics import HoldStatistics, MessageStatistics, RecoveryStatistics, RunnerStatistics, Statistics
 from .store import SessionInfo, Store
 
 if TYPE_CHECKING:
@@ -93,11 +93,12 @@ if TYPE_CHECKING:
     from .pubsub.fanout import AsyncFanOut, AsyncFanOutSubscription, FanOutStatistics
     from .tasks.group import AsyncRunnerGroup
     from .tasks.queue import AsyncTaskQueue
-    from .tasks.runner import AsyncRunner, RunnerState, RunnerStatistics
+    from .tasks.runner import AsyncRunner, RunnerState
     from .tasks.sources import FunctionTasks, QueueTasks, TableTasks, TaskSource
     from .tasks.task import Task
     from .taskstore import NewTask, QueueInfo, TaskInfo
     from .terms import Leader, LeaderChange
+    from .transaction.publishing import send_listener_ping
     from .watching import AsyncChanges
 
 __all__ = [
@@ -155,6 +156,7 @@ __all__ = [
     "Hearing",
     "Hold",
     "HoldLost",
+    "HoldStatistics",
     "Holder",
     "JobHold",
     "JobHolder",
@@ -178,6 +180,7 @@ __all__ = [
     "MemberExists",
     "Membership",
     "Message",
+    "MessageStatistics",
     "MessagesLost",
     "Messenger",
     "NewTask",
@@ -195,6 +198,7 @@ __all__ = [
     "QueueInfo",
     "QueueTasks",
     "Reconnected",
+    "RecoveryStatistics",
     "RequestFailed",
     "RequestTimeout",
     "Runner",
@@ -210,6 +214,7 @@ __all__ = [
     "Shutdown",
     "StandbyRefused",
     "StatementFailed",
+    "Statistics",
     "Stopped",
     "Store",
     "Subscriber",
@@ -276,7 +281,6 @@ _WHEN_NEEDED = {
     "AsyncTaskQueue": ".tasks.queue",
     "AsyncRunner": ".tasks.runner",
     "RunnerState": ".tasks.runner",
-    "RunnerStatistics": ".tasks.runner",
     "FunctionTasks": ".tasks.sources",
     "QueueTasks": ".tasks.sources",
     "TableTasks": ".tasks.sources",
@@ -285,6 +289,7 @@ _WHEN_NEEDED = {
     "NewTask": ".taskstore",
     "QueueInfo": ".taskstore",
     "TaskInfo": ".taskstore",
+    "send_listener_ping": ".transaction.publishing",
 }
 """Whoever has an event loop does not pay for the words of threads, and hardly anybody for all of them."""
 

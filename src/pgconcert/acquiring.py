@@ -17,6 +17,7 @@ from .deadlock import Actor, Scopes
 from .errors import AcquireTimeout, ConfigurationError, WouldDeadlock, given, shown
 from .hold import AsyncHold, Grant, Name, OnLost
 from .keys import LockKey
+from .statistics import HoldCounts
 
 __all__ = ["Acquirable", "Register", "check_timeout", "in_the_way", "is_number"]
 
@@ -30,7 +31,7 @@ _FOR_EVER: Final = 10**9
 class Register:
     """What the locks of one coordinator share: the port, the loop, and which task is inside the scope of what."""
 
-    __slots__ = ("locker", "loop", "make", "scopes", "state")
+    __slots__ = ("counts", "locker", "loop", "make", "scopes", "state")
 
     def __init__(
         self,
@@ -39,7 +40,10 @@ class Register:
         state: Callable[[], str],
         scopes: Scopes | None = None,
         make: type[Claim] = Claim,
+        counts: HoldCounts | None = None,
     ) -> None:
+        self.counts = counts or HoldCounts()
+        """Where waits are counted that came to no end in time."""
         self.locker = locker
         self.loop = loop
         self.state = state
@@ -103,6 +107,7 @@ class Register:
 
     async def timed_out(self, key: LockKey, what: str, timeout: float) -> AcquireTimeout:
         """The error of a wait whose time is over, with whoever is known to be in the way."""
+        self.counts.timed_out += 1
         known: asyncio.Future[Sequence[Holder]] = self.loop.create_future()
         self.locker.describe(key, known)
         await asyncio.wait([known], timeout=_ASK_HOLDER)

@@ -156,7 +156,9 @@ class Confirming(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkHealth:
-    """One link. ``state`` is connecting, ready, waiting (for the next attempt) or closed; times in seconds."""
+    """One link; times in seconds. ``state`` is idle (nothing needs it now), connecting, ready, waiting (for the next
+    attempt), given up or closed. ``last_error``: why the last attempt failed, while it is not up; of an idle link only
+    if that is less than a minute ago."""
 
     role: str
     state: str
@@ -183,7 +185,16 @@ class SessionHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """How a coordinator is. ``ready`` means that no link that is needed is down."""
+    """How a coordinator is; ``str(health)`` says it in a line, ``dataclasses.asdict(health)`` has a JSON form.
+
+    ``ready``: it is open, no link that is needed is down, what somebody wants to hear is proven to be heard, and every
+    session that is needed is there and trusted. If not, ``troubles`` says why, a sentence each. A link that nothing has
+    needed so far is *idle* and says nothing about the server; one that could not be opened when something needed it is
+    a trouble for a minute, or until it is.
+
+    ``queue_usage``: how full the server's notification queue is, from 0 to 1, if that was looked at within the last
+    minute; it is looked at while we publish, every few seconds.
+    """
 
     ready: bool
     links: tuple[LinkHealth, ...]
@@ -192,6 +203,17 @@ class Health:
     lock_budget: int | None
     hearing: Hearing | None = None
     sessions: tuple[SessionHealth, ...] = ()
+    troubles: tuple[str, ...] = ()
+    queue_usage: float | None = None
+
+    def __str__(self) -> str:
+        if not self.ready:
+            return " ".join(f"not ready: {'; '.join(self.troubles) or 'the backend says so'}".split())
+        up = sum(link.state == "ready" for link in self.links)
+        return (
+            f"ready: {up} links up, {self.locks_held} locks held, {self.locks_waited_for} waited for, "
+            f"{len(self.sessions)} sessions"
+        )
 
 
 class Backend(Protocol):
@@ -227,7 +249,7 @@ class Backend(Protocol):
         ...
 
     def health(self) -> Health:
-        """How it is now. Safe from any thread."""
+        """How it is now. Safe from any thread; asked from ``open`` on, and after ``close`` too."""
         ...
 
 

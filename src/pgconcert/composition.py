@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
 from .acquiring import check_timeout, is_number
-from .backend import Backend, Capability, Health, Options
+from .backend import Backend, Capability, Health, LinkHealth, Options
 from .backends import backend_for
 from .conninfo import Address
 from .errors import ConfigurationError, CoordinatorClosed, given
@@ -17,17 +19,28 @@ from .events import EventStream
 from .identity import default_name
 from .keys import KeySpace, LockKey
 from .locksets import in_order
-from .postgres.onconnection import notify_on, send_listener_ping
 from .pubsub.messaging import Settings
+from .pubsub.pings import PingSender
+from .statistics import Statistics
 
 if TYPE_CHECKING:
+    from weakref import WeakSet
+
     from .sessions.engine import Sessions
+    from .tasks.runner import AsyncRunner
 
 __all__ = ["Composition"]
 
 R = TypeVar("R")
 
 _DAY: Final = 86400
+_NOT_OPEN: Final = {
+    "new": "the coordinator is not open yet",
+    "opening": "the coordinator is being opened",
+    "closing": "the coordinator is being closed",
+    "closed": "the coordinator is closed",
+}
+_INHERITED: Final = "the coordinator was opened before fork() and belongs to the parent"
 
 _forks = 0
 """How many forks lie between this process and the one that imported us: cheaper to compare than ``os.getpid()``."""
@@ -45,6 +58,7 @@ class Composition(Generic[R]):
     """A coordinator without its verbs. ``R`` is the register that its locks share; there is one while it is open."""
 
     _open_it = "use it as 'async with', or await open() first"
+    _runners: WeakSet[AsyncRunner]
 
     def __init__(
         self,
@@ -97,8 +111,8 @@ class Composition(Generic[R]):
             ping_grace=ping_grace,
             ping_connection=ping_connection,
             spill_ttl=spill_ttl,
-            notify_on=notify_on,
-            send_ping=send_listener_ping,
+            publish_on=partial(_publish_on, schema, spill_ttl),
+            ping_on=_ping_on,
         )
         self.events = EventStream()
         """The stream of everything that happens; see ``pgconcert.events``."""
@@ -126,6 +140,9 @@ class Composition(Generic[R]):
         self._capabilities = backend.capabilities
         self._register: R | None = None
         self._forks = _forks
+        self._was_open = False
+        self._statements = 0
+        """The most that ``statistics`` has told."""
         self._state: Literal["new", "opening", "open", "closing", "closed"] = "new"
 
     @property
@@ -134,10 +151,34 @@ class Composition(Generic[R]):
         return self._given
 
     def health(self) -> Health:
-        """How the links and locks are now. Sends nothing."""
-        self._open_register()
+        """How the links, locks and sessions are now, for a readiness probe. Sends nothing; from any thread, in any
+        state. ``ready`` is false before ``open``, from the beginning of ``close`` on, and in a forked child."""
+        register = self._register
+        if register is None or self._inherited:
+            state = _NOT_OPEN.get(self._state, _INHERITED)
+            return Health(ready=False, links=(), locks_held=0, locks_waited_for=0, lock_budget=None, troubles=(state,))
         health = self._backend.health()
-        return health if self._sessions is None else replace(health, sessions=self._sessions.health())
+        if (sessions := self._sessions) is not None:
+            health = replace(health, sessions=sessions.health())
+        troubles = (*self._troubles_of_state(), *troubles_of(health, self._listens()))
+        return replace(health, ready=health.ready and not troubles, troubles=troubles)
+
+    def statistics(self) -> Statistics:
+        """What has been counted since it was made. Sends nothing; from any thread, in any state: before ``open`` all
+        is 0, and after ``close`` it is what was counted in all."""
+        links: tuple[LinkHealth, ...] = ()
+        if self._was_open and not self._inherited:
+            with contextlib.suppress(CoordinatorClosed):  # a backend of somebody else's may be silent after its end
+                links = self._backend.health().links
+        statements = self.events.tally.statements + sum(link.statements for link in links)
+        # a link that goes at this very moment is missing in both
+        self._statements = statements = max(statements, self._statements)
+        return self.events.tally.statistics(statements, tuple(runner.statistics() for runner in self._known_runners()))
+
+    @property
+    def name(self) -> str:
+        """Who we are, for people: ``name=``, or what the program is called. In any state."""
+        return self._called
 
     @property
     def identity(self) -> str:
@@ -174,6 +215,21 @@ class Composition(Generic[R]):
         self._forks = _forks
         self._register = register
         self._state = "open"
+        self._was_open = True
+
+    def _listens(self) -> bool:
+        """Whether anybody wants to hear anything."""
+        raise NotImplementedError
+
+    def _troubles_of_state(self) -> tuple[str, ...]:
+        return () if self._state == "open" else (_NOT_OPEN.get(self._state, _INHERITED),)
+
+    def _known_runners(self) -> list[AsyncRunner]:
+        while True:
+            try:
+                return [*self._runners]
+            except RuntimeError:
+                continue  # another thread has made one at this instant
 
     @property
     def _inherited(self) -> bool:
@@ -239,10 +295,52 @@ class Composition(Generic[R]):
         return f"<{type(self).__name__} {self._state}>"
 
 
+def _publish_on(schema: str, spill_ttl: float, connection: Any, channel: str, payload: bytes) -> Any:
+    from .transaction.publishing import publish_on  # drivers are not for those who give no connection
+
+    return publish_on(connection, channel, payload, schema=schema, spill_ttl=spill_ttl)
+
+
+def _ping_on(connection: object) -> PingSender:
+    from .transaction.publishing import Pinger
+
+    if isinstance(connection, str) or not getattr(connection, "allow_thread_sharing", True):
+        raise ConfigurationError(
+            f"ping_connection must be 'own', None, or a connection that any thread may use, not {given(connection)}: "
+            "Django's belong to the thread that made them"
+        )
+    return Pinger(connection, "ping_connection=")
+
+
 def _as_json(data: object) -> str | None:
     from .sessions.register import as_json
 
     return as_json(data, "data of a coordinator")
+
+
+def troubles_of(health: Health, listens: bool) -> tuple[str, ...]:
+    """Why an open coordinator is not ready, by what is known of its parts. ``listens``: somebody wants to hear."""
+    troubles: list[str] = []
+    links_up = True
+    reachable = any(link.state == "ready" for link in health.links)  # what failed before is over then
+    for link in health.links:
+        if link.state not in ("ready", "idle"):
+            links_up = False
+            why = f": {link.last_error}" if link.last_error else ""
+            troubles.append(f"the {link.role} link is not up ({link.state}){why}")
+        elif link.state == "idle" and link.last_error and not reachable:
+            troubles.append(f"the {link.role} link could not be opened: {link.last_error}")
+    listens = listens or any(link.role == "listen" and link.state == "ready" for link in health.links)
+    if links_up and listens and health.hearing is not None and not health.hearing.proven:
+        troubles.append("listening is not proven")
+    for session in health.sessions:
+        if session.id is None:
+            troubles.append("a session is being started")
+        elif session.trusted_for <= 0:
+            troubles.append(f"session {session.id} is trusted no longer")
+    if not health.ready and not troubles:
+        troubles.append("the backend says that it is not")
+    return tuple(troubles)
 
 
 def seconds(timeout: float | None) -> float | None:

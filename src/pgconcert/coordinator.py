@@ -56,8 +56,8 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding, Asyn
     :param ping_interval: seconds between the pings that we send to all listeners of the database while we listen.
     :param ping_grace: seconds without any ping after which it is looked whether we still hear; more than
         ``ping_interval``.
-    :param ping_connection: ``"own"`` sends pings on a link of ours; a psycopg or asyncpg connection: there; ``None``:
-        somebody else sends them (``send_listener_ping``).
+    :param ping_connection: ``"own"`` sends pings on a link of ours; a connection in autocommit mode, of psycopg,
+        asyncpg or SQLAlchemy: there; ``None``: somebody else sends them (``send_listener_ping``).
     :param spill_ttl: seconds for which large payloads are kept for those who listen.
     :param watchdog: name what blocked the event loop when a heartbeat is late (``HeartbeatLate``), by a thread.
     :param data: anything with a JSON form, shown beside our sessions (``pgconcert status``).
@@ -241,6 +241,10 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding, Asyn
         assert messages is not None
         return messages
 
+    def _listens(self) -> bool:
+        messages = self._open_messages
+        return messages is not None and messages.broker.listens
+
     async def __aenter__(self) -> Self:
         await self.open()
         return self
@@ -305,8 +309,8 @@ class AsyncCoordinator(Composition[Register], AsyncMessaging, AsyncHolding, Asyn
     def exclusive(
         self, key: KeyOf, *, timeout: float | None = None, if_held: IfHeld = "wait", on_lost: OnLost = "cancel"
     ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Callable[P, Coroutine[Any, Any, R | None]]]:
-        """Decorate a coroutine function: one call of it runs at a time, over all processes. Each is a block under the lock
-        ``key``. The coordinator must be open when it is called, not before.
+        """Decorate a coroutine function: one call of it runs at a time, over all processes. Each is a block under the
+        lock ``key``. The coordinator must be open when it is called, not before.
 
         :param key: as for ``lock``; or a function that gets the arguments of the call and returns the key, so that only
             calls for the same thing wait for each other.

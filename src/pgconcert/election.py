@@ -180,7 +180,9 @@ class AsyncElection:
         self._subject = subject_of("election", of.keys, name)
         self._timing = timing
         self._stops = Stoppable(of.sessions, register.loop, register.scopes, "election")
-        self._register = Register(self._stops, register.loop, register.state, register.scopes, TermClaim)
+        self._register = Register(
+            self._stops, register.loop, register.state, register.scopes, TermClaim, register.counts
+        )
         self._led: weakref.ref[AsyncLeadership] | None = None
 
     @property

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from .backend import Backend, Capability, Health
 from .crossed import CrossedLocker, CrossedMessenger, CrossedWaiter
 from .crossing import Crossing, EngineCrossing
-from .errors import CoordinatorClosed, Unavailable
+from .errors import Unavailable
 from .events import EventStream
 from .offloop import off_loop
 
@@ -192,8 +192,6 @@ class ThreadedBackend:
 
     def health(self) -> Health:
         """How it is now."""
-        if self._engine is None:
-            raise CoordinatorClosed("this backend is not open")
         return self._backend.health()
 
     async def _leave(self) -> None:

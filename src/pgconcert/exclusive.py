@@ -4,7 +4,8 @@ plain ones in ``blocking/exclusive.py``; what both check stands here.
 Theory. A call is a block under a lock and nothing else: it waits, runs, releases, and what goes wrong is what would go
 wrong with the block. Nothing is kept between calls, and the coordinator is needed when a call begins, not when the
 function is decorated: modules are imported before anything is open. What only makes a generator, or a coroutine, has
-not run when it returns, and the lock would be free by then; so it is refused when it is decorated.
+not run when it returns, and the lock would be free by then; so it is refused when it is decorated, and a coroutine that
+a plain function returns (another decorator hides what it wraps) when it is called.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from .errors import ConfigurationError, given
 from .keys import KeySpace
 from .locks import AsyncLock
 
-__all__ = ["IfHeld", "KeyOf", "check_function", "exclusive", "key_of"]
+__all__ = ["IfHeld", "KeyOf", "check_function", "exclusive", "has_run", "key_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,7 +53,7 @@ def exclusive(
     return decorate
 
 
-def key_of(keys: KeySpace, key: object, timeout: float | None, if_held: object) -> Callable[..., int | str]:
+def key_of(keys: KeySpace, key: Any, timeout: float | None, if_held: object) -> Callable[..., int | str]:
     """What finds the key of a call. Raises ``KeyInvalid`` for what can be no key, and ``ConfigurationError``."""
     if if_held not in ("wait", "skip"):
         raise ConfigurationError(f"if_held must be 'wait' or 'skip', not {given(if_held)}")
@@ -61,13 +62,15 @@ def key_of(keys: KeySpace, key: object, timeout: float | None, if_held: object) 
             f"if_held='skip' waits for nothing, and timeout={timeout} says for how long to wait: leave one of them out"
         )
     if callable(key):
-        return key
-    name = keys.key(key).name  # type: ignore[arg-type]  # whatever it is, it is checked there
+        return cast("Callable[..., int | str]", key)
+    name = keys.key(key).name
     return lambda *_, **__: name
 
 
 def check_function(fn: Any, *, coroutine: bool) -> None:
     """Raise ``ConfigurationError`` for what cannot be decorated."""
+    if isinstance(fn, (staticmethod, classmethod)):
+        raise ConfigurationError(f"exclusive decorates a function: write @{type(fn).__name__} above it")
     if not callable(fn) or isinstance(fn, type):
         raise ConfigurationError(f"exclusive decorates a function, not {given(fn)}: write @c.exclusive('name')")
     call = fn if inspect.isroutine(fn) or isinstance(fn, functools.partial) else type(fn).__call__
@@ -83,3 +86,14 @@ def check_function(fn: Any, *, coroutine: bool) -> None:
             f"{name} is {'a plain' if coroutine else 'an async'} function, and this coordinator is for "
             f"{'async' if coroutine else 'plain'} ones: {kinds[0]} functions are for {kinds[1]}.exclusive"
         )
+
+
+def has_run(fn: Callable[..., Any], result: R) -> R:
+    """What a plain function returned. Raises ``ConfigurationError`` for a coroutine, which will not run."""
+    if not inspect.iscoroutine(result):
+        return result
+    result.close()
+    raise ConfigurationError(
+        f"{getattr(fn, '__qualname__', type(fn).__name__)} returned a coroutine, which would run without the lock: "
+        "decorate the async function itself, with AsyncCoordinator.exclusive"
+    )

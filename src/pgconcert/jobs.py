@@ -117,9 +117,9 @@ class AsyncJobLock(Acquirable):
             raise ConfigurationError(f"on_lost must be 'cancel' or 'report', not {given(mode)}")
         register = of.register
         self._stops = Stoppable(of.sessions, register.loop, register.scopes, "job lock")
-        super().__init__(
-            Register(self._stops, register.loop, register.state, register.scopes, StoppableClaim), None, on_lost
-        )
+        loop, counts = register.loop, register.counts
+        waits = Register(self._stops, loop, register.state, register.scopes, StoppableClaim, counts)
+        super().__init__(waits, None, on_lost)
         self._of = of
         self._key = job_key(of.keys, name, timing, hold_at_least, data)
         self._latest: StoppableClaim | None = None

@@ -22,6 +22,7 @@ from typing import Final
 from click.testing import CliRunner
 
 from pgconcert.cli.group import group
+from tests.secretwatch import look
 
 LIMIT: Final = 40.0
 
@@ -37,10 +38,12 @@ def environment(**more: str) -> dict[str, str]:
 
 def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "pgconcert", *arguments],
         capture_output=True, text=True, timeout=LIMIT, env=environment(**more), stdin=subprocess.DEVNULL,
     )  # fmt: skip
+    look("the output of pgconcert", done.stdout + done.stderr)
+    return done
 
 
 def refused(*arguments: str) -> str:
@@ -136,9 +139,11 @@ def _run(
         )  # fmt: skip
     finally:
         os.close(writing)
+    made = Running(process, output, keyboard)
     try:
-        yield Running(process, output, keyboard)
+        yield made
     finally:
         process.kill()
         process.wait()
         os.close(output)
+        look("the output of pgconcert", made.said)

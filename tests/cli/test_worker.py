@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pgconcert import RunnerStatistics
 from pgconcert.cli.worker import progress
-from pgconcert.tasks.runner import RunnerStatistics
 from pgconcert.testing import eventually
 from tests.cli.holding import execute, make_tables
 from tests.cli.messages import Listener, run
@@ -212,7 +212,7 @@ def test_how_it_goes_is_said_on_a_terminal(database: str, unique: str, folder: P
 
 def test_progress_in_words() -> None:
     seen = RunnerStatistics(
-        session_id=7, sessions=3, share=40, running=2, turns=9, handed=1300,
+        name="mail", session_id=7, sessions=3, share=40, running=2, turns=9, handed=1300,
         completed=1204, failed=3, refused=1, moved=0, lost_sessions=0,
     )  # fmt: skip
     words = "1204 tasks completed, 3 failed, 1 done but refused, 2 under way; our share is 40, as one of 3"

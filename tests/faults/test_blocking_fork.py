@@ -108,8 +108,9 @@ def child():
             raise AssertionError("a child has a lock")
     for call in (lock.acquire, lock.try_acquire, lock.__enter__, several.acquire, several.try_acquire, permit.acquire):
         refused(call)
-    for call in (lambda: c.lock("x"), lambda: c.lock_all(["x"]), c.health, c.open, lambda: c.acquire_lock("x")):
+    for call in (lambda: c.lock("x"), lambda: c.lock_all(["x"]), c.open, lambda: c.acquire_lock("x")):
         refused(call)
+    assert not c.health().ready and "before fork()" in str(c.health()), c.health()
     c.close()
     gc.collect()
     print("checked")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from pgconcert import ConfigurationError, Gap, Message, PayloadTooLarge, PublishError, Unavailable
+from pgconcert import Gap, Message, PayloadTooLarge, PublishError, Unavailable
 from pgconcert.blocking import Coordinator
 from pgconcert.testing import eventually
 from tests.postgres.threads import Running
@@ -163,13 +163,6 @@ def test_fan_out_in_a_transaction(database: str) -> None:
             assert heard.get(timeout=20) == {"n": 3}
             connection.commit()
             assert heard.get(timeout=20) == {"n": 2}
-
-            class Async:
-                async def execute(self, statement: str, values: object) -> None:
-                    raise AssertionError("it was awaited")
-
-            with pytest.raises(ConfigurationError, match="async connection"):
-                values.publish({"n": 4}, Async())
 
 
 def test_one_process_of_several(two: Two) -> None:

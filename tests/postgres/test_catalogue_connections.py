@@ -68,11 +68,9 @@ async def test_a_limit_of_attempts_is_exact() -> None:
 async def test_a_dead_pinger_is_no_deafness(database: str) -> None:
     """C6: when pings cannot be sent that is told, and so is that none come; the listen link is left alone."""
 
-    class Broken:
-        async def execute(self, *arguments: object) -> None:
-            raise psycopg.OperationalError("the pinger's connection is gone")
-
-    async with AsyncCoordinator(database, ping_interval=0.02, ping_grace=0.1, ping_connection=Broken()) as c:
+    broken = await psycopg.AsyncConnection.connect(database, autocommit=True)
+    await broken.close()
+    async with AsyncCoordinator(database, ping_interval=0.02, ping_grace=0.1, ping_connection=broken) as c:
         failed, missing, bounced = seen(c, PingFailed), seen(c, PingsMissing), seen(c, ListenerBounced)
         async with c.subscribe("channel") as messages:
             await eventually_async(lambda: bool(failed) and len(missing) >= 2, what="both are told")

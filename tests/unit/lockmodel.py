@@ -212,6 +212,7 @@ class Shard:
 
     def __post_init__(self) -> None:
         self.ask = {verb: partial(self.send, verb) for verb in VERBS}
+        self.counts = self.events.tally.locks
 
     def send(self, verb: str, owner: Owner) -> None:
         assert self.up

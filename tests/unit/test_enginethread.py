@@ -15,7 +15,7 @@ import pytest
 
 from pgconcert.backend import Capability, Claim, Describer, Health, Holder
 from pgconcert.enginethread import EngineThread, ThreadedBackend
-from pgconcert.errors import ConfigurationError, CoordinatorClosed
+from pgconcert.errors import ConfigurationError
 from pgconcert.events import EventStream
 from pgconcert.hold import Grant, Waiter
 from pgconcert.keys import KeySpace, LockKey
@@ -191,8 +191,6 @@ async def test_run_crosses_results_errors_and_cancellation() -> None:
 async def test_a_backend_on_the_thread() -> None:
     inner = OneBackend()
     backend = ThreadedBackend(inner)
-    with pytest.raises(CoordinatorClosed):
-        backend.health()
     await backend.open(EventStream())
     loop, key = asyncio.get_running_loop(), KeySpace().key("k")
     granted: asyncio.Future[bool] = loop.create_future()

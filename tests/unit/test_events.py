@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from pgconcert import events
-from pgconcert.events import ConnectFailed, Event, EventStream, HoldBroken, LinkClosed, LockAcquired
+from pgconcert.events import ConnectFailed, Event, EventStream, HeartbeatFailed, HoldBroken, LinkClosed, LockAcquired
 from pgconcert.events.tasks import RunnerStep
 
 KINDS: list[type[Event]] = [
@@ -58,11 +58,29 @@ def test_an_event_is_a_frozen_sentence(kind: type[Event]) -> None:
         event.at = 0.0  # type: ignore[misc]
 
 
-def test_a_long_outage_is_an_error() -> None:
-    def failed(down_for: float) -> int:
-        return ConnectFailed(role="lock", attempt=1, error="no", retry_in=1.0, down_for=down_for).level
+def test_a_long_outage_is_an_error_and_then_critical() -> None:
+    def failed(down_for: float, repeats: bool = False) -> int:
+        return ConnectFailed(role="lock", attempt=1, error="no", retry_in=1.0, down_for=down_for, repeats=repeats).level
 
     assert (failed(9.9), failed(10.0)) == (logging.WARNING, logging.ERROR)
+    assert (failed(299.9), failed(300.0)) == (logging.ERROR, logging.CRITICAL)
+    assert failed(300.0, repeats=True) == logging.DEBUG
+
+
+def test_a_heartbeat_that_comes_too_late_for_the_trust_is_an_error() -> None:
+    def failed(trusted_for: float) -> int:
+        return HeartbeatFailed(error="no", failures=1, retry_in=2.0, trusted_for=trusted_for).level
+
+    assert (failed(2.1), failed(2.0), failed(-1.0)) == (logging.WARNING, logging.ERROR, logging.ERROR)
+
+
+def test_the_stream_counts_what_is_logged() -> None:
+    stream = EventStream()
+    stream.subscribe(lambda event: None)
+    for event in (HoldBroken(key=1, reason="r"), HoldBroken(key=2, reason="r"), LinkClosed(role="lock", server_pid=1)):
+        stream.emit(event)
+    stream.emit(LockAcquired(key=1, waited=0.0))
+    assert stream.tally.events == {"HoldBroken": 2, "LinkClosed": 1}
 
 
 def test_a_cycle_is_told() -> None:

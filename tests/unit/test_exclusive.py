@@ -60,7 +60,7 @@ async def test_skip(unique: str) -> None:
         @c.exclusive(7, if_held="skip")
         async def report(number: int) -> bool:
             called.append(number)
-            return True
+            return await c.lock(7).try_acquire() is None
 
         assert_type(await report(1), bool | None)
         async with c.lock(7):
@@ -151,6 +151,7 @@ def test_threads(unique: str) -> None:
         def skips(n: int) -> int:
             if n < 0:
                 raise LookupError(n)
+            assert two.lock(n).try_acquire() is None
             return n
 
         assert_type(skips(1), int | None)
@@ -180,6 +181,11 @@ async def echo(said: int) -> int:
     return said
 
 
+class OfClass:
+    @classmethod
+    def made(cls) -> None: ...
+
+
 class Echo:
     async def __call__(self, said: int) -> int:
         return said
@@ -196,6 +202,8 @@ class Echo:
         (Coordinator, generator, "makes a generator"),
         (Coordinator, async_generator, "makes a generator"),
         (Coordinator, functools.partial(generator), "makes a generator"),
+        (Coordinator, staticmethod(coroutine), "write @staticmethod above it"),
+        (Coordinator, vars(OfClass)["made"], "write @classmethod above it"),
         (AsyncCoordinator, "name", "decorates a function, not"),
         (AsyncCoordinator, Echo, "decorates a function, not"),
     ],
@@ -203,6 +211,21 @@ class Echo:
 def test_what_cannot_be_decorated(make: Callable[[str], Any], fn: object, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         make("null://").exclusive("name")(fn)
+
+
+@pytest.mark.parametrize("if_held", ["wait", "skip"])
+def test_a_coroutine_that_another_decorator_hides(if_held: Any, unique: str) -> None:
+    """It would run without the lock, so it does not run at all, and the lock is free."""
+
+    def hiding(said: int) -> Any:
+        return echo(said)
+
+    with Coordinator(f"memory://{unique}") as c:
+        decorate: Any = c.exclusive
+        with pytest.raises(ConfigurationError, match="hiding returned a coroutine, which would run without the lock"):
+            decorate("work", if_held=if_held)(hiding)(1)
+        with c.lock("work", timeout=10):
+            pass
 
 
 @pytest.mark.parametrize("make", [AsyncCoordinator, Coordinator])

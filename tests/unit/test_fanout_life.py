@@ -22,6 +22,8 @@ from pgconcert.errors import (
 )
 from pgconcert.events import HandlerFailed, ListenerBounced, MessageUndecodable, PollFound
 from pgconcert.testing import eventually_async
+from pgconcert.transaction import publishing
+from pgconcert.transaction.flow import Query
 from tests.unit.fanouts import LIMIT, Order, coordinators, fan, ids, seen
 from tests.unit.memoryworld import handles
 
@@ -155,35 +157,47 @@ async def test_numbers_of_recovery_are_whole(unique: str, wrong: Any) -> None:
 
 
 class Recorder:
-    """A connection of some driver, as far as publishing needs one."""
+    """A connection of some driver, and that driver, as far as publishing needs one. It has no rows."""
 
     def __init__(self, waits: bool) -> None:
         self.sent: list[tuple[Any, ...]] = []
-        self._waits = waits
+        self.blocks = not waits
 
-    def execute(self, statement: str, parameters: tuple[Any, ...]) -> Any:
-        self.sent.append(parameters)
-        return asyncio.sleep(0) if self._waits else "a cursor"
+    def one(self, query: Query) -> Any:
+        self.sent.append(query.values)
+        return None if self.blocks else asyncio.sleep(0)
+
+    def failure(self, error: Exception) -> None:
+        """No server has said anything."""
 
 
+@pytest.fixture
+def recorders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorders are known as connections."""
+    monkeypatch.setattr(publishing, "driver_of", lambda connection, verb: connection)
+
+
+@pytest.mark.usefixtures("recorders")
 @pytest.mark.parametrize("waits", [True, False])
 async def test_a_value_goes_over_the_connection_that_is_given(unique: str, waits: bool) -> None:
     async with fan(unique) as orders, orders.subscribe() as listener:
         connection = Recorder(waits)
         await orders.publish(Order(1), connection=connection)
-        assert connection.sent == [("orders", '{"id":1,"lines":[]}')]
+        assert connection.sent == [(b"orders", b'{"id":1,"lines":[]}')]
         await orders.publish(Order(2, ["x" * 7978]), connection=connection)
-        with pytest.raises(PayloadTooLarge, match="this Order of 8000 bytes does not fit a notification"):
-            await orders.publish(Order(2, ["x" * 7979]), connection=connection)
         assert len(connection.sent) == 2
+        with pytest.raises(PayloadTooLarge, match=r"a payload of 8000 bytes .*; larger ones need our tables"):
+            await orders.publish(Order(2, ["x" * 7979]), connection=connection)
+        assert connection.sent[2:] == [("pgconcert",)]  # asked whether there is room, and told that there is none
         assert listener.statistics.received == 0
 
 
+@pytest.mark.usefixtures("recorders")
 async def test_bytes_that_are_no_text_go_there_in_an_envelope(unique: str) -> None:
     async with coordinators(unique, 1) as (c,):
         connection = Recorder(True)
         await c.fanout("raw", bytes).publish(b"\0", connection=connection)
-        assert connection.sent == [("raw", 'pgconcert:1 {"enc":"base64"}\nAA==')]
+        assert connection.sent == [(b"raw", b'pgconcert:1 {"enc":"base64"}\nAA==')]
 
 
 # in time

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ import pytest
 from pgconcert import PING_CHANNEL, AsyncCoordinator, ConfigurationError, Coordinator, Message, send_listener_ping
 from pgconcert.events import Event, ListenerBounced, ListenerReady, PingFailed, PingsMissing
 from pgconcert.testing import eventually, eventually_async
+from pgconcert.transaction import publishing
+from pgconcert.transaction.flow import Query
 from tests.unit.memoryworld import Story, handles
 
 
@@ -86,30 +89,43 @@ async def test_a_slow_handler_is_not_taken_for_deafness(world: str) -> None:
 
 
 class Connection:
-    """A connection of a caller's: it has `execute`."""
+    """A connection of a caller's, and the driver of it."""
+
+    blocks = True
 
     def __init__(self, error: Exception | None = None) -> None:
-        self.said: list[str] = []
+        self.said: list[tuple[object, ...]] = []
         self.threads: set[int] = set()
         self._error = error
 
-    def execute(self, statement: str, parameters: object = None) -> str:
+    def one(self, query: Query) -> Any:
         """Note it."""
-        self.said.append(statement)
+        self.said.append(query.values)
         self.threads.add(threading.get_ident())
         if self._error is not None:
             raise self._error
-        return "done"
+
+    def failure(self, error: Exception) -> None:
+        """No server has said anything."""
 
 
 class AsyncConnection(Connection):
     """The same, to be awaited."""
 
-    async def execute(self, statement: str, parameters: object = None) -> str:  # type: ignore[override]
+    blocks = False
+
+    async def one(self, query: Query) -> None:
         """Note it."""
-        return super().execute(statement, parameters)
+        super().one(query)
 
 
+@pytest.fixture
+def drivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connections above are known."""
+    monkeypatch.setattr(publishing, "driver_of", lambda connection, verb: connection)
+
+
+@pytest.mark.usefixtures("drivers")
 @pytest.mark.parametrize("kind", [Connection, AsyncConnection])
 async def test_pings_over_a_connection_of_the_callers(world: str, kind: type[Connection]) -> None:
     """They go there and nowhere else; one that blocks does not block the loop."""
@@ -118,10 +134,11 @@ async def test_pings_over_a_connection_of_the_callers(world: str, kind: type[Con
         async with c.subscribe("a", PING_CHANNEL) as messages:
             await eventually_async(lambda: len(connection.said) >= 3)
             assert messages.statistics.received == 0
-        assert set(connection.said) == {"select pg_notify('listener_ping', '')"}
+        assert set(connection.said) == {(b"listener_ping", b"")}
         assert (threading.get_ident() in connection.threads) is (kind is AsyncConnection)
 
 
+@pytest.mark.usefixtures("drivers")
 @pytest.mark.parametrize("kind", [Connection, AsyncConnection])
 async def test_a_pinger_that_fails_is_told_and_harms_nothing(world: str, kind: type[Connection]) -> None:
     """`PingFailed`, again and again, and messages flow."""
@@ -151,12 +168,14 @@ def test_pings_of_the_blocking_twin(world: str) -> None:
             eventually(lambda: bool(alone))
 
 
+@pytest.mark.usefixtures("drivers")
 async def test_a_ping_from_outside() -> None:
-    """`send_listener_ping` says one statement, and gives back what the driver does."""
-    blocking, asynchronous = Connection(), AsyncConnection()
-    assert send_listener_ping(blocking) == "done"
-    assert await send_listener_ping(asynchronous) == "done"
-    assert blocking.said == asynchronous.said == ["select pg_notify('listener_ping', '')"]
+    """`send_listener_ping` says one statement, and waits for it or is awaited."""
+    blocking: Any = Connection()
+    asynchronous: Any = AsyncConnection()
+    assert send_listener_ping(blocking) is None
+    await send_listener_ping(asynchronous)
+    assert blocking.said == asynchronous.said == [(b"listener_ping", b"")]
 
 
 async def test_a_partition_is_isolation(world: str) -> None:
@@ -174,8 +193,15 @@ async def test_a_partition_is_isolation(world: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [AsyncCoordinator, Coordinator])
-@pytest.mark.parametrize("wrong", [5, "mine"])
-def test_what_is_no_connection_for_pings(world: str, kind: Any, wrong: object) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (5, "ping_connection= knows connections of psycopg 3, .*, not 5"),
+        ("mine", "ping_connection must be 'own', None, or a connection that any thread may use, not 'mine'"),
+        (SimpleNamespace(allow_thread_sharing=False), "Django's belong to the thread that made them"),
+    ],
+)
+def test_what_is_no_connection_for_pings(world: str, kind: Any, wrong: object, told: str) -> None:
     """Refused where it is given, before anything is opened."""
-    with pytest.raises(ConfigurationError, match="ping_connection must be 'own', None, or a connection with execute"):
+    with pytest.raises(ConfigurationError, match=told):
         kind(world, ping_connection=wrong)

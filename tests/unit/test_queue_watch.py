@@ -143,3 +143,15 @@ def test_a_new_link_begins_anew_and_looks_soon_if_it_was_full() -> None:
     play.after(0.0, 0.1)
     assert play.looks == 2
     assert play.watch.refuse() is None
+
+
+def test_the_usage_is_told_for_a_minute() -> None:
+    """Who does not publish does not look; what was true an hour ago is not told as a gauge."""
+    play = Play()
+    assert play.watch.known_usage is None
+    play.after(5.0, 0.25)
+    assert play.watch.known_usage == 0.25
+    play.clock.now += 59
+    assert play.watch.known_usage == 0.25
+    play.clock.now += 1
+    assert play.watch.known_usage is None

@@ -27,6 +27,7 @@ from ..deadlock import Scopes
 from ..errors import AcquireTimeout, CoordinatorClosed, WouldDeadlock, shown
 from ..hold import Grant, Name, Waiter
 from ..keys import LockKey
+from ..statistics import HoldCounts
 from .engine import Call, Engine, not_in_a_loop
 from .hold import Hold
 
@@ -51,7 +52,7 @@ class _Wait(Call[bool]):
 class Register:
     """What the locks of one coordinator share: the way to the engine, the port, and which thread is inside what."""
 
-    __slots__ = ("crossing", "engine", "locker", "make", "on_engine", "scopes", "state")
+    __slots__ = ("counts", "crossing", "engine", "locker", "make", "on_engine", "scopes", "state")
 
     def __init__(
         self,
@@ -60,7 +61,10 @@ class Register:
         state: Callable[[], str],
         scopes: Scopes | None = None,
         make: type[Claim] = Claim,
+        counts: HoldCounts | None = None,
     ) -> None:
+        self.counts = counts or HoldCounts()
+        """Where waits are counted that came to no end in time."""
         self.engine = engine
         self.crossing = engine.crossing
         self.locker = locker
@@ -69,7 +73,7 @@ class Register:
         """What a claim is, for this locker."""
         self.scopes = scopes or Scopes("thread", _name)
         """Touched on the engine only."""
-        self.on_engine = acquiring.Register(locker, engine.loop, state, self.scopes, make)
+        self.on_engine = acquiring.Register(locker, engine.loop, state, self.scopes, make, self.counts)
         """For what takes several steps, and runs on the engine."""
 
     def scoped(self, grant: Grant, thread: threading.Thread, inside: bool) -> None:
@@ -142,6 +146,7 @@ class Register:
 
     def timed_out(self, key: LockKey, what: str, timeout: float) -> AcquireTimeout:
         """The error of a wait whose time is over, with whoever is known to be in the way."""
+        self.counts.timed_out += 1
         known: Call[Sequence[Holder]] = Call()
         self.crossing.post(lambda: self.locker.describe(key, known))
         holders = known.answer() if known.wait(_ASK_HOLDER) else None

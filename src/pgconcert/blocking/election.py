@@ -121,7 +121,9 @@ class Election:
         self._subject = subject_of("election", of.keys, name)
         self._timing = timing
         self._stops = Stoppable(of.sessions, register.engine.loop, register.scopes, "election")
-        self._register = Register(register.engine, self._stops, register.state, register.scopes, TermClaim)
+        self._register = Register(
+            register.engine, self._stops, register.state, register.scopes, TermClaim, register.counts
+        )
         self._led: weakref.ref[Leadership] | None = None
 
     @property

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from ..exclusive import IfHeld, check_function
+from ..exclusive import IfHeld, check_function, has_run
 from .locks import Lock
 
 __all__ = ["exclusive"]
@@ -28,12 +28,12 @@ def exclusive(
             lock = make(find(*args, **kwargs))
             if if_held == "wait":
                 with lock:
-                    return fn(*args, **kwargs)
+                    return has_run(fn, fn(*args, **kwargs))
             hold = lock.try_acquire()
             if hold is None:
                 return None
             with hold:
-                return fn(*args, **kwargs)
+                return has_run(fn, fn(*args, **kwargs))
 
         return alone
 

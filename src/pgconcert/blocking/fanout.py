@@ -44,10 +44,10 @@ class FanOut(Generic[T]):
         kind: Any,
         codec: Codec[T] | None,
         overflow: Overflow,
-        notify_on: Callable[[Any, str, bytes], Any],
+        publish_on: Callable[[Any, str, bytes], Any],
     ) -> None:
         self._messages = messages
-        self._inner: AsyncFanOut[T] = AsyncFanOut(messages.broker, channel, kind, codec, overflow, notify_on)
+        self._inner: AsyncFanOut[T] = AsyncFanOut(messages.broker, channel, kind, codec, overflow, publish_on)
 
     @property
     def channel(self) -> str:
@@ -66,12 +66,12 @@ class FanOut(Generic[T]):
     def publish(self, value: T, connection: Any = None) -> None:
         """Send a value to the listeners of all processes, this one too.
 
-        :param connection: a blocking connection of yours, psycopg's: the value is sent with its transaction, when that
-            commits. Equal values of one transaction arrive once, because the server merges them.
+        :param connection: a blocking connection of yours, of any kind that ``transaction.publish`` knows: the value is
+            sent with its transaction, when that commits. Equal values of one transaction arrive once, because the
+            server merges them.
 
-        Raises ``PayloadInvalid`` for what is no value of the type, and what ``Coordinator.publish`` raises. On a
-        connection of yours a value must fit a notification, else ``PayloadTooLarge``; what the driver raises is raised
-        as it is.
+        Raises ``PayloadInvalid`` for what is no value of the type, and what ``Coordinator.publish`` raises; with a
+        connection of yours, what ``transaction.publish`` raises.
         """
         if connection is None:
             self._messages.publish(self.channel, self._inner._codec.encode(value))

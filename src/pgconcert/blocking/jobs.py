@@ -81,7 +81,10 @@ class JobLock(Acquirable):
     ) -> None:
         register = of.register
         self._stops = Stoppable(of.sessions, register.engine.loop, register.scopes, "job lock")
-        super().__init__(Register(register.engine, self._stops, register.state, register.scopes, StoppableClaim), None)
+        super().__init__(
+            Register(register.engine, self._stops, register.state, register.scopes, StoppableClaim, register.counts),
+            None,
+        )
         self._of = of
         self._key = job_key(of.keys, name, timing, hold_at_least, data)
         self._latest: StoppableClaim | None = None

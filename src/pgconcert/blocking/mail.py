@@ -106,7 +106,12 @@ class Messages(messaging.Messages):
         if not self.engine.crossing.post(partial(broker.messenger.publish, name, wire, call)):
             raise BrokerClosed("this coordinator is closed")
         call.wait()
-        call.answer()
+        try:
+            call.answer()
+        except Exception:
+            broker.counts.failed += 1
+            raise
+        broker.counts.published += 1
 
     def on_reconnect(self, hook: Callable[[Reconnected], object], initial: bool) -> Callable[[], None]:
         """Call a hook on a thread whenever listening was proven. From any thread; returns the way to stop it."""

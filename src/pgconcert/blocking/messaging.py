@@ -264,7 +264,7 @@ class Messaging:
         """
         from .fanout import FanOut  # codecs are not for those who do without
 
-        return FanOut(self._messages(), channel, type, codec, overflow, self._settings.notify_on)
+        return FanOut(self._messages(), channel, type, codec, overflow, self._settings.publish_on)
 
     def bounce(self, reason: str = "somebody asked for it") -> None:
         """Replace the listen link by a fresh one, without waiting. Nothing happens while one is being made, so a

@@ -27,8 +27,9 @@ from ..acquiring import check_timeout
 from ..errors import ConfigurationError, CoordinatorClosed, given
 from ..sessions.register import SessionRegister
 from ..sessions.timing import Timing
+from ..statistics import RunnerStatistics
 from ..tasks.group import AsyncRunnerGroup
-from ..tasks.runner import AsyncRunner, RunnerState, RunnerStatistics
+from ..tasks.runner import AsyncRunner, RunnerState
 from ..tasks.sources import Finder, Source
 from ..tasks.tasker import Tasker
 from .acquiring import Register

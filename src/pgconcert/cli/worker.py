@@ -21,8 +21,9 @@ from ..errors import ConfigurationError
 from ..events import Event, RunnerSessionStarted
 from ..keys import KeySpace
 from ..sessions.register import subject_of
+from ..statistics import RunnerStatistics
 from ..tasks.newtask import queue_place
-from ..tasks.runner import AsyncRunner, RunnerStatistics
+from ..tasks.runner import AsyncRunner
 from ..tasks.sources import QueueTasks, TableTasks
 from .messaging import FAILED, Signals, Target, execute, opened, reported, say, schema_option
 from .target import direct_url_option, namespace_option, url_option

@@ -89,7 +89,7 @@ class HeartbeatLate(Event):
 @dataclass(frozen=True, kw_only=True)
 class HeartbeatFailed(Event):
     """A heartbeat failed, or nobody knows whether it did. Tried again after ``retry_in`` seconds; our sessions are
-    trusted for ``trusted_for`` seconds more."""
+    trusted for ``trusted_for`` seconds more. A warning; an error if the next attempt comes too late for the trust."""
 
     error: str
     failures: int
@@ -98,7 +98,7 @@ class HeartbeatFailed(Event):
 
     @property
     def level(self) -> int:
-        return logging.WARNING
+        return logging.WARNING if self.retry_in < self.trusted_for else logging.ERROR
 
     def __str__(self) -> str:
         return (

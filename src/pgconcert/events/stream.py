@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast, overload
 
 from ..errors import ConfigurationError
+from ..statistics import Tally
 
 __all__ = ["Event", "EventStream"]
 
@@ -49,6 +50,8 @@ class EventStream:
     def __init__(self) -> None:
         self.readers: list[tuple[Callable[[Event], object], tuple[type[Event], ...]]] = []
         """Who reads what. Empty: nobody, and the hot path need not ask further."""
+        self.tally = Tally()
+        """What the machinery counts, and how often events of each kind were emitted."""
 
     @overload
     def subscribe(self, reader: Callable[[Event], object], /) -> Callable[[], None]: ...
@@ -77,9 +80,11 @@ class EventStream:
 
     def emit(self, event: Event) -> None:
         """Log the event and hand it to its readers. Whatever they raise, the machinery that emits goes on."""
-        if event.level:
+        level = event.level
+        if level:
+            self.tally.events[type(event).__name__] += 1
             try:
-                logger.log(event.level, "%s", event, extra={"event": event})
+                logger.log(level, "%s", event, extra={"event": event})
             except BaseException as error:  # a handler that fails
                 _contain(event, error)
         for reader, kinds in self.readers:

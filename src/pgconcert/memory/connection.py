@@ -82,6 +82,7 @@ class Connection:
         """The first of the cuts that lasts without a gap."""
         self._kept: list[tuple[Message, Waiter | None]] = []
         self._silence: Timer | None = None
+        self._lost_at: float | None = None
 
     def follow(self, follower: Follower) -> None:
         """Tell somebody else of the seats, too."""
@@ -121,7 +122,14 @@ class Connection:
         seat = self.seat = self._world.seat(self._name, self._mailbox, self.basket)
         self.trouble = None
         self._events.emit(
-            LinkOpened(role="lock", server_pid=seat.pid, server=str(self._world), version=0, through="memory")
+            LinkOpened(
+                role="lock",
+                server_pid=seat.pid,
+                server=str(self._world),
+                version=0,
+                through="memory",
+                down_for=None if self._lost_at is None else self._world.clock.now() - self._lost_at,
+            )
         )
         for follower in self._followers:
             follower.link_up(seat)
@@ -190,6 +198,7 @@ class Connection:
         if seat is None:
             return
         self.trouble = reason
+        self._lost_at = self._world.clock.now()
         kept, self._kept = self._kept, []
         if closing:
             self._events.emit(LinkClosed(role="lock", server_pid=seat.pid))

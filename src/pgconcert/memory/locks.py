@@ -58,6 +58,7 @@ class MemoryLocker:
         self._permits: dict[int, int] = {}
         self._reported: dict[Claim, float] = {}
         self._patience: Timer | None = None
+        self._counts = events.tally.locks
         world.members.add(self)
         self.connection.connect()
 
@@ -201,6 +202,11 @@ class MemoryLocker:
         if verdict is True:
             claim.permit = ask.permit
             claim.grant()
+            counts = self._counts
+            counts.acquired += 1
+            if ask.queued:
+                counts.waited += 1
+                counts.seconds_waited += self._clock.now() - self._claims[claim]
             if self._events.readers and self._events.wants(LockAcquired):
                 waited = self._clock.now() - self._claims[claim]
                 self._events.emit(LockAcquired(key=claim.key.name, waited=waited))
@@ -241,6 +247,7 @@ class MemoryLocker:
         if claim.state != GRANTED:
             return None
         claim.state = DONE
+        self._counts.released += 1
         ask = self._forget(claim)
         if ask is None:
             return None
@@ -270,6 +277,7 @@ class MemoryLocker:
         self._events.emit(HoldDropped(key=claim.key.name))
 
     def _broken(self, claim: Claim) -> None:
+        self._counts.lost += 1
         self._events.emit(HoldBroken(key=claim.key.name, reason=claim.reason or ""))
 
     def _released(self, name: int | str, wanted: bool) -> None:

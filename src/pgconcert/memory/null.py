@@ -42,6 +42,7 @@ class NullLocker:
             claim.permit = next(self._count) % claim.key.permits
         self.held[claim] = None
         claim.grant()
+        self._events.tally.locks.acquired += 1
         if self._events.readers and self._events.wants(LockAcquired):
             self._events.emit(LockAcquired(key=claim.key.name, waited=monotonic() - claim.since))
 
@@ -70,6 +71,7 @@ class NullLocker:
                 continue
             del self.held[claim]
             claim.state = DONE
+            self._events.tally.locks.released += 1
             if self._events.readers and self._events.wants(LockReleased):
                 self._events.emit(LockReleased(key=claim.key.name, wanted=False))
         if waiter is not None and not waiter.done():
@@ -107,6 +109,7 @@ class NullLocker:
         self._events.emit(HoldDropped(key=claim.key.name))
 
     def _broken(self, claim: Claim) -> None:
+        self._events.tally.locks.lost += 1
         self._events.emit(HoldBroken(key=claim.key.name, reason=claim.reason or ""))
 
 

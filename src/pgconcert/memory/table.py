@@ -41,7 +41,7 @@ BUDGET: Final = _LOCK_TABLE // 2
 class Ask:
     """One claim as the world knows it."""
 
-    __slots__ = ("claim", "had", "key", "permit", "permits", "seat", "shared", "value", "wait")
+    __slots__ = ("claim", "had", "key", "permit", "permits", "queued", "seat", "shared", "value", "wait")
 
     def __init__(self, seat: Seat, claim: Claim) -> None:
         self.seat = seat
@@ -52,6 +52,8 @@ class Ask:
         self.wait = claim.wait
         self.permit: int | None = None
         self.had = False
+        self.queued = False
+        """Whether somebody else was in the way."""
         self.key: _Key | None = None
         """Where it waits or has; None before and after."""
 
@@ -157,6 +159,7 @@ class Table:
         self._used += not count
         if waits:
             key.waits[ask] = None
+            ask.queued = True
             return None
         key.take(ask)
         return True

@@ -20,7 +20,7 @@ from psycopg import conninfo
 
 from ..errors import ConfigurationError, Unavailable
 
-__all__ = ["Attempt", "attempts"]
+__all__ = ["Attempt", "attempts", "time_limit"]
 
 _DEFAULT_PORT = "5432"
 
@@ -66,6 +66,16 @@ def attempts(parameters: Mapping[str, str]) -> list[Attempt]:
     if balance == "random":
         random.shuffle(found)
     return [_attempt({**known, **wanted}, place) for wanted in _session_attributes(known) for place in found]
+
+
+def time_limit(text: str, default: float) -> float:
+    """For how many seconds an attempt to connect may go on: ``connect_timeout`` of the address, if it has one. Raises
+    ``ConfigurationError``."""
+    try:
+        seconds = float(text or 0)
+    except ValueError:
+        raise ConfigurationError(f"connect_timeout of the address must be a number of seconds, not {text!r}") from None
+    return seconds if seconds > 0 else default
 
 
 def _session_attributes(known: Mapping[str, str]) -> list[dict[str, str]]:

@@ -121,6 +121,7 @@ class PostgresBackend:
             locks_waited_for=self.locker.waited_for,
             lock_budget=self.locker.budget,
             hearing=self._listener.hearing(),
+            queue_usage=self._publisher.watch.known_usage,
         )
 
     def __repr__(self) -> str:

@@ -18,14 +18,16 @@ from .schemafiles import NOT_PERMITTED, UNDEFINED, in_schema, missing_tables, no
 
 __all__ = ["guard_sql", "understood"]
 
+# On a connection of the caller's, whose search path may be any: operators are named with their schema too.
 # Without the grace that others give: whoever has not renewed since the server changed does not know yet what it has.
 _GUARD: Final = """
     select 1 from pgconcert.entry e
-     where e.kind = cast($1 as pg_catalog.text) and e.namespace = cast($2 as pg_catalog.text)
-       and e.name = cast($3 as pg_catalog.text) and e.member = cast($4 as pg_catalog.text)
-       and e.session_id = cast($5 as pg_catalog.int8) and e.token = cast($6 as pg_catalog.int8)
+     where (e.kind, e.namespace, e.name, e.member, e.session_id, e.token) operator(pg_catalog.=)
+           (cast($1 as pg_catalog.text), cast($2 as pg_catalog.text), cast($3 as pg_catalog.text),
+            cast($4 as pg_catalog.text), cast($5 as pg_catalog.int8), cast($6 as pg_catalog.int8))
        and exists (select 1 from pgconcert.session s
-                    where s.id = e.session_id and s.ended is null and s.expires > pg_catalog.clock_timestamp())
+                    where s.id operator(pg_catalog.=) e.session_id and s.ended is null
+                      and s.expires operator(pg_catalog.>) pg_catalog.clock_timestamp())
        for share of e skip locked
 """
 

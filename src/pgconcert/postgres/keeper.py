@@ -42,9 +42,10 @@ from ..errors import (
 )
 from ..events import ConnectFailed, LinkClosed, LinkLost, LinkOpened, SettingRefused
 from ..offloop import off_loop
-from .addresses import Attempt, attempts
+from .addresses import Attempt, attempts, time_limit
 from .context import Context, Role
 from .link import Link, Reply, Rows
+from .outage import Outage
 from .probe import Proof, apply_settings, prove, settings
 from .statements import PING
 
@@ -94,6 +95,7 @@ class Keeper:
         self._lost: asyncio.Future[str] | None = None
         self._look: asyncio.TimerHandle | None = None
         self._proof: Proof | None = None
+        self._outage = Outage(context.loop.time())
         self._wanted = False
         self._attempts = 0
         self._last_error: str | None = None
@@ -158,6 +160,7 @@ class Keeper:
 
     def health(self) -> LinkHealth:
         """How it is."""
+        gone = self._statements
         link = self.link
         if link is not None:
             state = "ready"
@@ -173,10 +176,10 @@ class Keeper:
             server=link.server if link else None,
             server_pid=link.pid if link else None,
             through=self._proof.through if link and self._proof else None,
-            statements=self._statements + (link.statements if link else 0),
+            statements=gone + (link.statements if link else 0),
             round_trip=self.round_trip,
             attempts=self._attempts,
-            last_error=self._last_error,
+            last_error=self._last_error if state != "idle" or self._outage.recent(self._context.loop.time()) else None,
         )
 
     # what the link tells us
@@ -208,7 +211,9 @@ class Keeper:
 
     async def _keep(self) -> None:
         loop = self._context.loop
-        down_since = loop.time()
+        again = False
+        if not self._outage.recent(loop.time()):
+            self._outage = Outage(loop.time())
         delay = _FIRST_DELAY
         while self._wanted:
             self._attempts += 1
@@ -222,13 +227,15 @@ class Keeper:
                 wait = delay * random.uniform(0.5, 1.0)
                 delay = min(delay * 2, _LAST_DELAY)
                 self._last_error = self.trouble = str(failure)
+                last = self._failures + 1 == self._limit
                 self._context.events.emit(
                     ConnectFailed(
                         role=self.role,
                         attempt=self._attempts,
                         error=str(failure),
-                        retry_in=None if self._failures + 1 == self._limit else wait,
-                        down_for=loop.time() - down_since,
+                        retry_in=None if last else wait,
+                        down_for=loop.time() - self._outage.since,
+                        repeats=self._outage.fails(loop.time()) and not last,
                     )
                 )
                 if not self._given_up(failure):
@@ -240,10 +247,10 @@ class Keeper:
             self._lost = loop.create_future()
             self._trusted = self._limit is None
             self._died = False
-            self._up(link, proof)
+            self._up(link, proof, up_since - self._outage.since if again or self._outage.failed else None)
             reason = await self._lost
-            down_since = loop.time()
-            delay = _FIRST_DELAY if down_since - up_since > _STABLE else min(delay * 2, _LAST_DELAY)
+            self._outage, again = Outage(loop.time()), True
+            delay = _FIRST_DELAY if self._outage.since - up_since > _STABLE else min(delay * 2, _LAST_DELAY)
             at_once, self._at_once = self._at_once, False
             if not self._trusted and self._died:
                 self._given_up(Unavailable(reason))
@@ -266,7 +273,7 @@ class Keeper:
         self._owner.connect_failed(error)
         return True
 
-    def _up(self, link: Link, proof: Proof) -> None:
+    def _up(self, link: Link, proof: Proof, down_for: float | None) -> None:
         self._attempts = 0
         self._last_error = self.trouble = None
         self._proof = proof
@@ -281,6 +288,7 @@ class Keeper:
                 server=link.server,
                 version=link.version,
                 through=proof.through,
+                down_for=down_for,
             )
         )
         self._watch(link, link.signs, 0, self._context.loop.time() + self._context.network_timeout / _LOOKS)
@@ -295,7 +303,7 @@ class Keeper:
         parameters["application_name"] = self.application
         parameters.setdefault("tcp_user_timeout", str(round(context.network_timeout * 1000)))
         parameters.setdefault("keepalives_idle", str(max(1, round(context.network_timeout / 2))))
-        limit = _limit(parameters.pop("connect_timeout", ""), context.connect_timeout)
+        limit = time_limit(parameters.pop("connect_timeout", ""), context.connect_timeout)
         places = await off_loop(lambda: attempts(parameters))
         failures: list[str] = []
         for place in places:
@@ -380,8 +388,9 @@ class Keeper:
         self._down(link, reason, LinkClosed(role=self.role, server_pid=link.pid))
 
     def _down(self, link: Link, reason: str, event: LinkLost | LinkClosed) -> None:
-        self._statements += link.statements
+        # in this order, and read in the other: who counts on another thread may miss a link, and never has it twice
         self.link = None
+        self._statements += link.statements
         if self._proof is not None:
             self._context.own.went(self._proof, self._context.loop)
         if self._look is not None:
@@ -393,14 +402,6 @@ class Keeper:
             self._context.events.emit(event)
         finally:
             self._owner.link_down(reason)
-
-
-def _limit(text: str, default: float) -> float:
-    try:
-        seconds = float(text or 0)
-    except ValueError:
-        raise ConfigurationError(f"connect_timeout of the address must be a number of seconds, not {text!r}") from None
-    return seconds if seconds > 0 else default
 
 
 def _as_ours(error: BaseException) -> PgconcertError:

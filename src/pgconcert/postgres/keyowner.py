@@ -39,9 +39,10 @@ holds the key shared, it never tries it exclusively: the server would grant that
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Final
 
-from ..backend import DONE, WAITING, Claim
+from ..backend import WAITING, Claim
 from ..errors import Unavailable
 from ..hold import Waiter
 from .owner import HOPELESS, Found, Owner, OwnersShard, settle
@@ -112,7 +113,7 @@ class KeyOwner(Owner):
         elif claim in self.readers:
             del self.readers[claim]
             if self.readers:
-                claim.state = DONE
+                self._give_back(claim)
                 if self.shard.events.readers:
                     self.shard.released(self, False)
                 settle(done)
@@ -120,7 +121,7 @@ class KeyOwner(Owner):
         else:
             settle(done)  # lost meanwhile: the server has freed it
             return
-        claim.state = DONE
+        self._give_back(claim)
         self.done = done
         self.step()
 
@@ -151,6 +152,7 @@ class KeyOwner(Owner):
             self._grant(SHARED)
         else:
             self.shut = SHARED
+            self.taken_at = monotonic()
             self._refuse(SHARED)
         self.step()
 
@@ -185,6 +187,8 @@ class KeyOwner(Owner):
         self.mode = self.tried = self.shut = 0
         self.failures = 0
         done, self.done = self.done, None
+        if self.queue:
+            self.taken_at = monotonic()
         if self.shard.events.readers:
             self.shard.released(self, answer == _WANTED)
         if answer == _WANTED:
@@ -333,6 +337,7 @@ class KeyOwner(Owner):
                 return
         else:
             self.tried = mode
+            self.taken_at = monotonic()
             self.gate = self.gate or answer == _GATE_CLOSED_BY_US
             self._refuse(mode)
         self.step()
@@ -351,6 +356,7 @@ class KeyOwner(Owner):
                 self._grant(mode)
             else:
                 self.tried = mode
+                self.taken_at = monotonic()
                 self.gate = self.gate or answer == _GATE_CLOSED_BY_US
                 self._refuse(mode)
         self.step()

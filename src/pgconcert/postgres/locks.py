@@ -275,6 +275,7 @@ class PostgresLocker:
 
     def hold_lost(self, claim: Claim) -> None:
         """A hold was lost."""
+        self._events.tally.locks.lost += 1
         self._events.emit(HoldBroken(key=claim.key.name, reason=claim.reason or ""))
 
     def not_ours(self, owner: Owner) -> None:
@@ -370,6 +371,7 @@ class PostgresLocker:
         if not shard.owners and shard in self.shards:
             self.shards.remove(shard)
             shard.keeper.unwant()
+            self._events.tally.statements += shard.keeper.health().statements
 
 
 def _shard(owner: Owner) -> LockShard:

@@ -71,6 +71,7 @@ class LockShard:
         self.keeper = Keeper(self._context, "lock", self)
         # what owners ask of us is done by the locker and its room for waiting
         self.events = locker.context.events
+        self.counts = self.events.tally.locks
         self.retire = locker.retire
         self.not_ours = locker.not_ours
         self.granted = locker.granted

@@ -22,11 +22,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final, Protocol
 
 from ..backend import DONE, WAITING, Claim
 from ..events import EventStream
 from ..hold import Waiter
+from ..statistics import HoldCounts
 
 __all__ = ["HOPELESS", "Found", "Owner", "OwnersShard", "settle"]
 
@@ -57,6 +59,7 @@ class OwnersShard(Protocol):
 
     up: bool
     events: EventStream
+    counts: HoldCounts
     ask: Mapping[str, Callable[[Any], None]]
     """Send a statement about an owner's key, by the name of its verb (``verbs.py``)."""
 
@@ -101,6 +104,7 @@ class Owner(ABC):
         "refused_marks",
         "rest",
         "shard",
+        "taken_at",
         "value",
         "watching",
         "woken",
@@ -117,6 +121,8 @@ class Owner(ABC):
         self.rest: Timer | None = None
         self.busy = False
         self.watching = False
+        self.taken_at = 0.0
+        """When it was last known that a claim had to wait for others: those that are older have waited."""
         self.name: int | str = value
         self.refused_marks = 0
         self.failures = 0
@@ -252,8 +258,20 @@ class Owner(ABC):
         self._gone(claim)
         self.name = claim.key.name
         claim.grant()
-        if self.shard.events.readers:
-            self.shard.granted(claim)
+        shard = self.shard
+        counts = shard.counts
+        counts.acquired += 1
+        if claim.since < self.taken_at:
+            counts.waited += 1
+            counts.seconds_waited += monotonic() - claim.since
+        if shard.events.readers:
+            shard.granted(claim)
+
+    def _give_back(self, claim: Claim) -> None:
+        """A granted claim is released by its owner."""
+        claim.state = DONE
+        if claim.reason is None:
+            self.shard.counts.released += 1
 
     def _lose(self, claim: Claim, reason: str) -> None:
         claim.state = DONE

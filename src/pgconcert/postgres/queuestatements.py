@@ -109,13 +109,13 @@ _PURGE: Final = f"""
 """
 
 
-# On a connection of the caller's, whose search path may be any.
+# On a connection of the caller's, whose search path may be any: operators are named with their schema too.
 _ENQUEUE_ONE: Final = """
     with put as (
         insert into pgconcert.task (namespace, queue, run_at, attempts, created, payload)
         select q.namespace, q.queue,
                case when q.run_at is not null then pg_catalog.to_timestamp(q.run_at)
-                    else q.now + pg_catalog.make_interval(secs => q.run_in) end,
+                    else q.now operator(pg_catalog.+) pg_catalog.make_interval(secs => q.run_in) end,
                q.attempts, q.now, q.payload
           from (select cast($1 as pg_catalog.text) as namespace, cast($2 as pg_catalog.text) as queue,
                        cast($3 as pg_catalog.float8) as run_at, cast($4 as pg_catalog.float8) as run_in,

@@ -18,6 +18,7 @@ Nothing is asked while nothing is published.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from time import monotonic
 from typing import Final
@@ -37,6 +38,8 @@ _FALLEN: Final = 0.05
 """How far usage must fall below a level before reaching it again is news."""
 _SELDOM: Final = 5.0
 _OFTEN: Final = 1.0
+_KNOWN: Final = 60.0
+"""For how long the latest usage is told."""
 _FIRST_PAUSE: Final = 0.001
 _LAST_PAUSE: Final = 0.1
 _FRESH: Final = 30.0
@@ -57,8 +60,14 @@ class QueueWatch:
         self._pause = 0.0
         self._blocker: str | None = None
         self.usage = 0.0
+        self._looked_at = -math.inf
         self.full: float | None = None
         """The usage at which publishing was stopped; None while it goes on."""
+
+    @property
+    def known_usage(self) -> float | None:
+        """The usage, if it was looked at within the last minute. Safe from any thread."""
+        return self.usage if self._loop.time() - self._looked_at < _KNOWN else None
 
     def up(self, link: Link) -> None:
         """A fresh publish link."""
@@ -118,7 +127,8 @@ class QueueWatch:
             self._due = self._loop.time() + _SELDOM
             return
         self.usage = usage = float(rows[0][0] or 0)
-        self._due = self._loop.time() + (_SELDOM if usage < _FILLING else _OFTEN)
+        self._looked_at = now = self._loop.time()
+        self._due = now + (_SELDOM if usage < _FILLING else _OFTEN)
         if usage < _FULL:
             self.full = None
         while self._told and usage < _LEVELS[self._told - 1] - _FALLEN:

@@ -37,9 +37,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from time import monotonic
 from typing import Final
 
-from ..backend import DONE, WAITING, Claim
+from ..backend import WAITING, Claim
 from ..errors import PermitsDisagree, Unavailable
 from ..hold import Waiter
 from ..keys import BEYOND
@@ -115,7 +116,7 @@ class SlotOwner(Owner):
         if not self.granted(claim) or claim.permit is None:
             settle(done)  # lost meanwhile: the server has freed it
             return
-        claim.state = DONE
+        self._give_back(claim)
         self.slots[claim.permit] = None
         if done is not None:
             self._dones[claim.permit] = done
@@ -175,6 +176,8 @@ class SlotOwner(Owner):
             self.shard.not_ours(self)
         for slot in given:
             settle(self._dones.pop(slot, None))
+        if self.queue:
+            self.taken_at = monotonic()
         self.step()
 
     def agreement_taken_with(self, answer: int) -> None:
@@ -320,6 +323,7 @@ class SlotOwner(Owner):
         if self.agreed == self.permits:  # else it was asked for another number, and says nothing about this one
             self.tried = len(found) < self._wanted
             if self.tried:
+                self.taken_at = monotonic()
                 self._refuse()
         self.step()
 

@@ -55,8 +55,8 @@ class PostgresTaskStore:
 
     @property
     def keepers(self) -> list[Keeper]:
-        """Of all links."""
-        return [self.queues.keeper, *(owner.keeper for owner in self._others.values())]
+        """Of all links. Safe from any thread."""
+        return [self.queues.keeper, *(owner.keeper for owner in [*self._others.values()])]
 
     async def close(self) -> None:
         """Close the links; whoever still waits is told."""
@@ -67,6 +67,7 @@ class PostgresTaskStore:
             while self._others:
                 _, owner = self._others.popitem()
                 await owner.close()
+                self._counted(owner)
 
     def _for(self, place: Any) -> _Owner:
         if not isinstance(place, TablePlace | FunctionPlace):
@@ -74,7 +75,10 @@ class PostgresTaskStore:
         owner = self._others.get(place)
         if owner is None:
             # places may be as many as a program makes up: of those that nobody uses nothing is kept
-            self._others = {at: other for at, other in self._others.items() if other.keeper.health().state != "idle"}
+            used = {at: other for at, other in self._others.items() if other.keeper.health().state != "idle"}
+            for at in self._others.keys() - used.keys():
+                self._counted(self._others[at])
+            self._others = used
             made: _Owner
             if isinstance(place, TablePlace):
                 made = TableTasks(self._context, self._schema, place)
@@ -82,3 +86,7 @@ class PostgresTaskStore:
                 made = FunctionOwner(self._context, place)
             owner = self._others[place] = made
         return owner
+
+    def _counted(self, owner: _Owner) -> None:
+        """Keep count of the statements of a link that is forgotten."""
+        self._context.events.tally.statements += owner.keeper.health().statements

@@ -12,69 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final
 
-from ..errors import (
-    BrokerClosed,
-    ConfigurationError,
-    PayloadInvalid,
-    PayloadTooLarge,
-    PublishManyFailed,
-    SchemaMissing,
-    Unavailable,
-)
+from ..errors import BrokerClosed, PayloadTooLarge, PublishManyFailed, SchemaMissing, Unavailable
 from ..events import EventStream, MessagesMissed
 from ..keys import KeySpace
-from ..messenger import MAX_NOTIFICATION, Answer, Messenger
-from .channels import check_channel
-from .envelope import Spill, encode, json_bytes, needs_envelope, payload_bytes
+from ..messenger import Answer, Messenger
 from .message import Gap, Message
+from .outgoing import MAX_PAYLOAD, NOTHING, Outgoing, announced, outgoing, plain, too_large
 from .overflow import Sink
 from .route import Route
 
-__all__ = ["NOTHING", "Broker", "Outgoing", "plain"]
-
-NOTHING: Final[Any] = type("Nothing", (), {"__repr__": lambda self: "…"})()
-"""Stands for *not given* where ``None`` has a meaning."""
-
-MAX_PAYLOAD: Final = 64 * 2**20
-"""The largest payload of all, in bytes."""
+__all__ = ["MAX_PAYLOAD", "NOTHING", "Broker", "Outgoing", "plain"]
 
 _FAREWELL: Final = 1.0
 _AT_ONCE: Final = 500
-
-
-class Outgoing:
-    """A message that was checked: its channel, and what to make an envelope from, if it needs one."""
-
-    __slots__ = ("channel", "enveloped", "payload", "said")
-
-    def __init__(
-        self,
-        channel: bytes,
-        payload: object,
-        json: object,
-        said: dict[str, Any],
-    ) -> None:
-        self.channel = channel
-        if json is not NOTHING:
-            if payload != b"":
-                raise ConfigurationError("give a payload or json=, not both")
-            self.payload = json_bytes(json)
-        else:
-            self.payload = payload_bytes(payload)
-        self.said = said
-        self.enveloped = bool(said) or needs_envelope(self.payload)
-
-
-def plain(payload: object) -> bytes | None:
-    """What travels, if the payload travels as it is; ``None``: look closer."""
-    try:
-        wire = payload.encode() if type(payload) is str else payload
-    except UnicodeEncodeError:
-        return None
-    return wire if type(wire) is bytes and not needs_envelope(wire) else None
 
 
 class Broker:
@@ -94,6 +47,7 @@ class Broker:
         self.loop = loop
         self.events = events
         self.keys = keys
+        self.counts = events.tally.messages
         self.sender = os.urandom(8).hex()
         """Who we are in envelopes."""
         self.everything: list[Sink[Message]] = []
@@ -213,23 +167,7 @@ class Broker:
 
     # sending
 
-    def outgoing(
-        self,
-        channel: object,
-        payload: object = b"",
-        json: object = NOTHING,
-        headers: Mapping[str, str] | None = None,
-        message_id: object = False,
-        **said: object,
-    ) -> Outgoing:
-        """Check a message. Raises ``ChannelInvalid``, ``PayloadInvalid``, ``ConfigurationError``."""
-        if headers is not None:
-            said["headers"] = headers
-        if message_id is None:
-            raise PayloadInvalid("id= is None: give True for an id of its own, False for none, or the id, a text")
-        if message_id is not False:
-            said["message_id"] = os.urandom(16).hex() if message_id is True else message_id
-        return Outgoing(check_channel(channel, ours=bool(said.pop("ours", False))), payload, json, said)
+    outgoing = staticmethod(outgoing)
 
     def hand_in(self, message: Outgoing, answer: Answer[bool]) -> bool:
         """Send a message at once, if that is all it takes. False: it is too large, ``send`` it."""
@@ -241,21 +179,23 @@ class Broker:
 
     def wire(self, message: Outgoing) -> bytes | None:
         """What travels; ``None``: it is too large, ``send`` it. Safe from any thread."""
-        if not message.enveloped:
-            return message.payload
-        wire = encode(message.payload, sender=self.sender, **message.said)
-        return wire if len(wire) <= MAX_NOTIFICATION else None
+        return message.wire(self.sender)
 
     async def send(self, message: Outgoing) -> None:
         """Send a message of any size, and return when the server has it. Cancelled, it may be sent all the same."""
         self.check_open()
         answer: asyncio.Future[bool] = self.loop.create_future()
-        if not self.hand_in(message, answer):
-            self.messenger.publish(message.channel, await self._spilled(message), answer)
-        if answer.done():
-            answer.exception()  # read, should we be cancelled here
-            await asyncio.sleep(0)
-        await answer
+        try:
+            if not self.hand_in(message, answer):
+                self.messenger.publish(message.channel, await self._spilled(message), answer)
+            if answer.done():
+                answer.exception()  # read, should we be cancelled here
+                await asyncio.sleep(0)
+            await answer
+        except Exception:
+            self.counts.failed += 1
+            raise
+        self.counts.published += 1
 
     async def send_all(self, messages: Sequence[Outgoing]) -> None:
         """Send several, in their order. Raises ``PublishManyFailed``; of large payloads none is announced before all
@@ -266,13 +206,13 @@ class Broker:
         for place, message in enumerate(messages):
             if place % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)  # others have work to do as well
-            wire = encode(message.payload, sender=self.sender, **message.said) if message.enveloped else message.payload
-            if len(wire) > MAX_NOTIFICATION:
+            wire = self.wire(message)
+            if wire is None:
                 try:
                     wire = await self._spilled(message)
                 except Exception as failure:
                     failures[place] = failure
-            wires.append(wire)
+            wires.append(wire or b"")
         answers: dict[int, asyncio.Future[bool]] = {}
         try:
             for place, (message, wire) in enumerate(zip(messages, wires, strict=True)):
@@ -291,28 +231,22 @@ class Broker:
             error = answer.exception()
             if isinstance(error, Exception):
                 failures[place] = error
+        self.counts.published += len(messages) - len(failures)
+        self.counts.failed += len(failures)
         if failures:
             raise PublishManyFailed(len(messages), dict(sorted(failures.items())))
 
     async def _spilled(self, message: Outgoing) -> bytes:
         """Keep the payload on the server: the envelope that announces it."""
-        payload = message.payload
-        size = len(payload)
-        if size > MAX_PAYLOAD:
-            raise PayloadTooLarge(f"a payload of {size} bytes is larger than the largest of all, {MAX_PAYLOAD}")
-        too_large = f"a payload of {size} bytes does not fit a notification (at most {MAX_NOTIFICATION} with all)"
+        said = too_large(message)
         if not self._payloads:
-            raise PayloadTooLarge(f"{too_large}, and this backend keeps no payloads: send less, or a reference")
+            raise PayloadTooLarge(f"{said}, and this backend keeps no payloads: send less, or a reference")
         number: asyncio.Future[int] = self.loop.create_future()
-        self.messenger.spill(payload, self._spill_ttl, number)
+        self.messenger.spill(message.payload, self._spill_ttl, number)
         try:
-            spill = Spill.of(await number, payload)
+            return announced(message, await number, self.sender)
         except SchemaMissing as missing:
-            raise PayloadTooLarge(f"{too_large}; larger ones need our tables: {missing}") from missing
-        wire = encode(b"", sender=self.sender, spill=spill, **message.said)
-        if len(wire) > MAX_NOTIFICATION:
-            raise PayloadTooLarge(f"the headers leave no room: the envelope alone has {len(wire)} bytes")
-        return wire
+            raise PayloadTooLarge(f"{said}; larger ones need our tables: {missing}") from missing
 
     # life
 
@@ -348,6 +282,11 @@ class Broker:
                 self._enders.remove(ender)
 
         return forget
+
+    @property
+    def listens(self) -> bool:
+        """Whether anybody wants to hear anything."""
+        return bool(self._routes)
 
     @property
     def in_handler(self) -> bool:

@@ -25,14 +25,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast, overload
 
 from ..acquiring import check_timeout
-from ..errors import DecodeFailed, ListenerOverflow, PayloadTooLarge
+from ..errors import DecodeFailed, ListenerOverflow
 from ..events import HandlerFailed, MessageUndecodable, PollFound
 from ..events.stream import GOES_ON, goes_on
-from ..messenger import MAX_NOTIFICATION
 from .broker import Broker
 from .channels import check_channel
 from .delivery import check_filter, wanted
-from .envelope import encode, fits, payload_bytes
+from .envelope import payload_bytes
 from .message import Gap, Message
 from .overflow import Gaps, Inbox, Overflow, check_policies
 from .recovery import Recovery
@@ -77,7 +76,7 @@ class AsyncFanOut(Generic[T]):
         kind: Any,
         codec: Codec[T] | None,
         overflow: Overflow,
-        notify_on: Callable[[Any, str, bytes], Any],
+        publish_on: Callable[[Any, str, bytes], Any],
     ) -> None:
         from .codec import codec_for  # codecs are not for those who do without
 
@@ -87,7 +86,7 @@ class AsyncFanOut(Generic[T]):
         self._channel = str.__str__(channel)
         self._codec: Codec[T] = codec_for(kind, codec)
         self._overflow: Overflow = overflow
-        self._notify_on = notify_on
+        self._send_on = publish_on
         self._listeners: dict[_Listener[T], None] = {}
         self._recovery: Recovery | None = None
         self._delivered = 0
@@ -117,13 +116,12 @@ class AsyncFanOut(Generic[T]):
     async def publish(self, value: T, connection: Any = None) -> None:
         """Send a value to the listeners of all processes, this one too.
 
-        :param connection: a connection of yours, psycopg's (blocking or async) or asyncpg's: the value is sent with its
-            transaction, when that commits. A blocking one blocks the event loop for that statement. Equal values of one
-            transaction arrive once, because the server merges them.
+        :param connection: a connection of yours, of any kind that ``transaction.publish`` knows: the value is sent with
+            its transaction, when that commits. A blocking one blocks the event loop for that statement. Equal values of
+            one transaction arrive once, because the server merges them.
 
-        Raises ``PayloadInvalid`` for what is no value of the type, and what ``AsyncCoordinator.publish`` raises. On a
-        connection of yours a value must fit a notification, else ``PayloadTooLarge``; what the driver raises is raised
-        as it is.
+        Raises ``PayloadInvalid`` for what is no value of the type, and what ``AsyncCoordinator.publish`` raises; with a
+        connection of yours, what ``transaction.publish`` raises.
         """
         if connection is None:
             await self._broker.send(self._broker.outgoing(self._channel, self._codec.encode(value)))
@@ -136,13 +134,7 @@ class AsyncFanOut(Generic[T]):
         """Send a value on a connection of the caller's: what its driver gives back, to be awaited if that is async."""
         payload = self._codec.encode(value)
         self._broker.check_open()
-        wire = encode(payload)
-        if not fits(wire):
-            raise PayloadTooLarge(
-                f"this {type(value).__name__} of {len(payload)} bytes does not fit a notification (at most "
-                f"{MAX_NOTIFICATION} with all); publish it without connection=, or send a reference"
-            )
-        return self._notify_on(connection, self._channel, wire)
+        return self._send_on(connection, self._channel, payload)
 
     @overload
     def subscribe(
@@ -221,7 +213,8 @@ class AsyncFanOut(Generic[T]):
 
         Called again it replaces what was enabled before: the streak begins anew, ``saved`` goes on.
         """
-        recovery = Recovery(threshold, self._bounce if bounce is None else bounce)
+        counts = self._broker.events.tally.recoveries[self._channel]
+        recovery = Recovery(threshold, self._bounce if bounce is None else bounce, counts)
         if self._recovery is not None:
             recovery.saved = self._recovery.saved
         self._recovery = recovery

@@ -33,8 +33,8 @@ T = TypeVar("T")
 
 _LONGEST_TTL: Final = 10_000_000
 
-NotifyOn = Callable[[Any, str, bytes], Any]
-"""Sends a notification on a connection of the caller's."""
+PublishOn = Callable[[Any, str, bytes], Any]
+"""Sends a payload on a connection of the caller's."""
 
 
 class Settings:
@@ -47,23 +47,20 @@ class Settings:
         ping_grace: float,
         ping_connection: object,
         spill_ttl: float,
-        notify_on: NotifyOn,
-        send_ping: PingSender,
+        publish_on: PublishOn,
+        ping_on: Callable[[object], PingSender],
     ) -> None:
         PingWatch(ping_interval, ping_grace, 0.0)
         if not is_number(spill_ttl) or not 1 <= spill_ttl <= _LONGEST_TTL:
             raise ConfigurationError(f"spill_ttl must be 1 to {_LONGEST_TTL} seconds, not {given(spill_ttl)}")
-        own = isinstance(ping_connection, str) and ping_connection == "own"
-        if not own and ping_connection is not None and not hasattr(ping_connection, "execute"):
-            raise ConfigurationError(
-                f"ping_connection must be 'own', None, or a connection with execute(), not {given(ping_connection)}"
-            )
         self.ping_interval = ping_interval
         self.ping_grace = ping_grace
-        self.ping_connection = ping_connection
+        own = isinstance(ping_connection, str) and ping_connection == "own"
+        self.pinger: PingSender | Literal["own"] | None = "own" if own else None
+        if not own and ping_connection is not None:
+            self.pinger = ping_on(ping_connection)
         self.spill_ttl = spill_ttl
-        self.notify_on = notify_on
-        self.send_ping = send_ping
+        self.publish_on = publish_on
 
 
 class Messages:
@@ -81,9 +78,7 @@ class Messages:
         self.broker = Broker(messenger, register.loop, events, keys, payloads=payloads, spill_ttl=settings.spill_ttl)
         self.register = register
         self.requests = Requests(self.broker)
-        self.home = Home(
-            self.broker, settings.ping_interval, settings.ping_grace, settings.ping_connection, settings.send_ping
-        )
+        self.home = Home(self.broker, settings.ping_interval, settings.ping_grace, settings.pinger)
         self.broker.on_wanted = self.home.wanted
 
     async def close(self) -> None:
@@ -132,10 +127,15 @@ class AsyncMessaging:
         if json is NOTHING and headers is None and id is False and (wire := plain(payload)) is not None:
             answer: asyncio.Future[bool] = broker.loop.create_future()
             broker.messenger.publish(check_channel(channel), wire, answer)
-            if answer.done():
-                answer.exception()  # read, should we be cancelled here
-                await asyncio.sleep(0)  # whoever publishes in a loop lets others have a turn, on every backend
-            await answer
+            try:
+                if answer.done():
+                    answer.exception()  # read, should we be cancelled here
+                    await asyncio.sleep(0)  # whoever publishes in a loop lets others have a turn, on every backend
+                await answer
+            except Exception:
+                broker.counts.failed += 1
+                raise
+            broker.counts.published += 1
         else:
             await broker.send(broker.outgoing(channel, payload, json, headers, id))
 
@@ -328,7 +328,7 @@ class AsyncMessaging:
         """
         from .fanout import AsyncFanOut  # codecs are not for those who do without
 
-        return AsyncFanOut(self._messages().broker, channel, type, codec, overflow, self._settings.notify_on)
+        return AsyncFanOut(self._messages().broker, channel, type, codec, overflow, self._settings.publish_on)
 
     def bounce(self, reason: str = "somebody asked for it") -> None:
         """Replace the listen link by a fresh one, without waiting. Nothing happens while one is being made, so a

@@ -226,8 +226,9 @@ class Inbox(Generic[M]):
         if self.queued < self._capacity:
             self._end_overflow()
             return True
+        self._dropped += 1
+        self._events.tally.messages.dropped += 1
         if self._overflow == "error":
-            self._dropped += 1
             self._tell(self._lost(item))
             self.fail(
                 ListenerOverflow(
@@ -237,7 +238,6 @@ class Inbox(Generic[M]):
                 )
             )
             return False
-        self._dropped += 1
         if self._overflow == "drop_newest":
             lost = self._lost(item)
             self._behind = lost if self._behind is None else self._behind.joined(lost)
@@ -279,6 +279,7 @@ class Inbox(Generic[M]):
 
     def _count(self, gap: Gap) -> None:
         self._reasons[gap.reason] = self._reasons.get(gap.reason, 0) + 1
+        self._events.tally.messages.gaps[gap.reason] += 1
         self._last_gap = gap
 
     def _uncount(self, gap: Gap) -> None:

@@ -17,7 +17,7 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, Literal, Protocol
 
 from ..errors import ConfigurationError, given
 from ..events import HookFailed, PingFailed, PingsMissing
@@ -44,22 +44,27 @@ class Reconnected:
 Hook = Callable[[Reconnected], Awaitable[object] | object]
 """Is called after listening was proven, at first and again; where state is loaded that notifications keep fresh."""
 
-PingSender = Callable[[Any], Awaitable[object] | object]
-"""Sends one ping on a connection of the caller's."""
+
+class PingSender(Protocol):
+    """Sends pings on a connection of the caller's."""
+
+    blocks: bool
+    """Whether ``send`` waits for the server by itself; else what it returns is to be awaited."""
+
+    def send(self) -> Awaitable[None] | None: ...
 
 
 class Home:
     """The ear that is there whenever anything is."""
 
     def __init__(
-        self, broker: Broker, interval: float, grace: float, connection: object, send_on: PingSender | None
+        self, broker: Broker, interval: float, grace: float, pinger: PingSender | Literal["own"] | None
     ) -> None:
         self._broker = broker
         self._loop = broker.loop
         self._watch = PingWatch(interval, grace, broker.loop.time())
         self._grace = grace
-        self._connection = connection
-        self._send_on = send_on
+        self._pinger: PingSender | Literal["own"] | None = pinger
         self._hooks: list[_Hook] = []
         self._listening = False
         self._ready: Reconnected | None = None
@@ -128,31 +133,29 @@ class Home:
         if self._timer is not None:
             self._timer.cancel()
         times = [self._watch.judge_at] if self._watch.judge_at is not None else []
-        if self._connection is not None:
+        if self._pinger is not None:
             times.append(self._watch.ping_at)
         self._timer = self._loop.call_at(min(times), self._due) if times else None
 
     def _due(self) -> None:
         now = self._loop.time()
-        if self._connection is not None and now >= self._watch.ping_at:
+        if self._pinger is not None and now >= self._watch.ping_at:
             self._watch.sent(now)
-            self._ping()
+            self._ping(self._pinger)
         if self._watch.missing(now):
             self._broker.messenger.prove(_Proof(self._judge))
         self._schedule()
 
-    def _ping(self) -> None:
-        if isinstance(self._connection, str):
+    def _ping(self, pinger: PingSender | Literal["own"]) -> None:
+        if isinstance(pinger, str):
             self._broker.messenger.publish(PING_CHANNEL.encode(), b"", _Sent(self._failed_to_ping))
         else:
-            _ = self._broker.task(self._ping_on(self._connection), "pgconcert ping")
+            _ = self._broker.task(self._ping_with(pinger), "pgconcert ping")
 
-    async def _ping_on(self, connection: object) -> None:
-        send = self._send_on
-        assert send is not None
+    async def _ping_with(self, pinger: PingSender) -> None:
         try:
-            sent = await off_loop(lambda: send(connection)) if _blocks(connection) else send(connection)
-            if inspect.isawaitable(sent):
+            sent = await off_loop(pinger.send) if pinger.blocks else pinger.send()
+            if sent is not None:
                 await sent
         except Exception as error:
             self._failed_to_ping(error)
@@ -265,7 +268,3 @@ class _Proof:
     def set_exception(self, exception: Exception, /) -> None:
         self._settled = True
         self._told(exception)
-
-
-def _blocks(connection: object) -> bool:
-    return not inspect.iscoroutinefunction(getattr(connection, "execute", None))

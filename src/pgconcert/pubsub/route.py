@@ -111,6 +111,7 @@ class Route:
         self._over: Exception | None = None
         self._held: deque[_Held] | None = None
         self._complained = -_QUIET
+        self._counts = owner.events.tally.messages
 
     def add(self, sink: Sink[Message]) -> None:
         """Let a sink have the messages from now on."""
@@ -165,6 +166,7 @@ class Route:
     # what the messenger tells
 
     def heard(self, payload: bytes, pid: int, own: bool) -> None:
+        self._counts.received += 1
         if payload.startswith(_PREFIX):
             self._enveloped(payload, pid, own)
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 from ..errors import Unavailable
@@ -43,6 +44,7 @@ class Giver:
         "_preferred",
         "_queue",
         "_sure",
+        "_taken_at",
         "_uncertain",
         "subject",
     )
@@ -66,6 +68,8 @@ class Giver:
         """Whether that mark was seen in the store."""
         self._uncertain: Session | None = None
         """Which session may have it, unknown to us."""
+        self._taken_at = 0.0
+        """When it was last known to be taken, by somebody or by us: claims that are older have waited."""
 
     @abstractmethod
     def _rest(self) -> None:
@@ -108,8 +112,10 @@ class Giver:
         office = self._office
         waited = answer is not None and answer.waited
         if answer is not None:
-            if claim is not None and office.events.wants(NameReleased):
-                office.events.emit(NameReleased(kind=self.subject.kind, name=self.subject.name, wanted=waited))
+            if claim is not None:
+                office.events.tally.names.released += 1
+                if office.events.wants(NameReleased):
+                    office.events.emit(NameReleased(kind=self.subject.kind, name=self.subject.name, wanted=waited))
             if answer.ours or again:
                 office.wakes.changed(self.subject, wake=waited)
             elif claim is not None:
@@ -118,6 +124,7 @@ class Giver:
                     claim.session.suspect()  # a Take may have been carried out late, and has it by another token
         settle(waiter)
         first = self._queue.first
+        self._taken_at = monotonic()
         if waited and not office.closed and not (first is not None and first.key.preferred):
             self._queue.refuse_tries()
             self._courteous = True

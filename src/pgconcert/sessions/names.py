@@ -249,8 +249,13 @@ class Name(Giver):
         session.claims.add(claim)
         self.holder = claim
         events, subject = self._office.events, self.subject
+        waited = time.monotonic() - claim.since
+        counts = events.tally.names
+        counts.acquired += 1
+        if claim.since < self._taken_at:
+            counts.waited += 1
+            counts.seconds_waited += waited
         if events.wants(NameTaken):
-            waited = time.monotonic() - claim.since
             events.emit(NameTaken(kind=subject.kind, name=subject.name, token=answer.token, waited=waited))
         self._office.wakes.changed(subject)
         claim.grant()
@@ -262,6 +267,7 @@ class Name(Giver):
             self._office.heart.ended(session)
             self._in_vain(claim)
             return
+        self._taken_at = time.monotonic()
         if answer.retry_in == 0 and self._vain < _TRIES:
             self._in_vain(claim)
             return
@@ -306,7 +312,12 @@ class Name(Giver):
     def _lose(self, holder: SessionClaim, reason: str) -> None:
         self.holder = None
         events = self._office.events
-        holder.lose(reason, lambda: events.emit(HoldBroken(key=self.subject.name, reason=reason)))
+
+        def noted() -> None:
+            events.tally.names.lost += 1
+            events.emit(HoldBroken(key=self.subject.name, reason=reason))
+
+        holder.lose(reason, noted)
 
     def __repr__(self) -> str:
         state = "held" if self.holder else "asking" if self._asking else "waiting" if self._queue else "idle"

@@ -15,7 +15,6 @@ import asyncio
 import enum
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -25,6 +24,7 @@ from ..events.stream import goes_on
 from ..offloop import off_loop
 from ..sessions.register import SessionRegister, subject_of
 from ..sessions.timing import Timing
+from ..statistics import RunnerStatistics
 from .calls import Tally
 from .engine import Engine
 from .newtask import queue_place
@@ -32,7 +32,7 @@ from .opening import Opening, check_source
 from .sources import Finder, QueueTasks, Source
 from .tasker import InThread, Tasker, Work, inside
 
-__all__ = ["AsyncRunner", "RunnerState", "RunnerStatistics"]
+__all__ = ["AsyncRunner", "RunnerState"]
 
 _LEAST_TICK: Final = 0.05
 _MOST_TICK: Final = 86_400.0
@@ -50,30 +50,6 @@ class RunnerState(enum.StrEnum):
     RUNNING = "running"
     STOPPING = "stopping"
     STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunnerStatistics:
-    """What a runner has done since it was started.
-
-    ``session_id``: its session now, if it has one. ``sessions``: how many runners share, and ``share``: how many tasks
-    each may have, as the last tick found it; 0 where the source does not say. ``running``: tasks that are with the
-    tasker now. ``turns``: how often the source was asked. ``handed``: tasks that were handed to the tasker, of which
-    ``completed`` and ``failed`` are those of which it is known; what was cancelled or given up counts as neither.
-    ``refused``: completed, but not ours to finish any more. ``moved``: taken over from others that had not begun them.
-    ``lost_sessions``: how many sessions it has lost."""
-
-    session_id: int | None
-    sessions: int
-    share: int
-    running: int
-    turns: int
-    handed: int
-    completed: int
-    failed: int
-    refused: int
-    moved: int
-    lost_sessions: int
 
 
 class AsyncRunner:
@@ -171,6 +147,7 @@ class AsyncRunner:
         """What it has done so far. From any thread."""
         tally, engine = self._tally, self._engine
         return RunnerStatistics(
+            name=self._name,
             session_id=self.session_id,
             sessions=tally.sessions,
             share=tally.share,

@@ -70,6 +70,9 @@ def enqueue(
     :param schema: where the tables of pgconcert are.
     :raises PayloadInvalid, PayloadTooLarge, ConfigurationError: as ``AsyncTaskQueue.enqueue``; nothing was sent.
     :raises SchemaMissing: our tables are not in this database. ``ConfigurationError``: the role may not use them.
+
+    Everything else that the server refuses is the driver's own error. Whoever is cancelled here, or loses the
+    connection, rolls back, and there is no task; in autocommit mode there may be one.
     """
     driver = driver_of(conn, "transaction.enqueue")
     place = queue_place(KeySpace(namespace), queue)

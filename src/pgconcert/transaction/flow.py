@@ -12,10 +12,8 @@ own. Whoever is cancelled between two queries of a flow is inside a transaction 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Generator
-from functools import cache
-from typing import Any, ClassVar, Final, Literal, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, Protocol, TypeVar
 
 from ..errors import ConfigurationError, TransactionAborted
 
@@ -32,7 +30,6 @@ __all__ = [
     "need_transaction",
     "nested",
     "on",
-    "percent",
     "play",
     "play_async",
 ]
@@ -82,6 +79,10 @@ class Driver(Protocol):
         """What an exception of ``one`` means, if the server refused the query; ``None`` for everything else."""
         ...
 
+    def nested(self, begun: object) -> bool:
+        """Whether what ``begin`` has just begun stands inside a transaction that was open before. Nothing is sent."""
+        ...
+
 
 class BlockingDriver(Driver, Protocol):
     """A connection that blocks. Whatever raises, raises the driver's own errors."""
@@ -110,6 +111,10 @@ class BlockingDriver(Driver, Protocol):
         """Roll back what was begun. One that is over already is fine, and so is a connection that is closed."""
         ...
 
+    def rollback_all(self) -> None:
+        """Roll back whatever is open, savepoints and all. None is fine, and so is a connection that is closed."""
+        ...
+
     def discard(self) -> None:
         """Close the connection, because nobody knows what is open on it. Never raises, never waits for the server."""
         ...
@@ -123,6 +128,7 @@ class AsyncDriver(Driver, Protocol):
     async def begin(self, isolation: Isolation | None) -> object: ...
     async def commit(self, begun: object) -> None: ...
     async def rollback(self, begun: object) -> None: ...
+    async def rollback_all(self) -> None: ...
     async def discard(self) -> None: ...
 
 
@@ -200,13 +206,3 @@ def aborted() -> NoReturn:
 
 def _meaning(driver: Driver, error: Exception) -> Exception:
     return driver.failure(error) or error
-
-
-_PARAMETER: Final = re.compile(r"\$(\d+)")
-
-
-@cache
-def percent(sql: str) -> tuple[str, tuple[int, ...]]:
-    """A statement with ``%s`` for its values, and which of them each stands for (from 0), for drivers that know no
-    numbers."""
-    return _PARAMETER.sub("%s", sql.replace("%", "%%")), tuple(int(n) - 1 for n in _PARAMETER.findall(sql))

@@ -43,6 +43,9 @@ def guard(conn: Any, hold: SessionHeld, *, schema: str | None = None) -> Awaitab
     :raises ConfigurationError: there is no open transaction that could be guarded; ``hold`` does not hang on a session;
         or the role may not read the tables.
     :raises SchemaMissing: our tables are not in this database.
+
+    Everything else that the server refuses is the driver's own error. Whoever is cancelled here, or loses the
+    connection, does not know whether it is guarded: roll back.
     """
     if not isinstance(hold, SessionHeld):
         raise ConfigurationError(

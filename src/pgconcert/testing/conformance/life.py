@@ -21,10 +21,13 @@ from .suite import Skipped, Stage, case, got, raises
 
 
 def _all_refused(c: AsyncCoordinator, part: str) -> None:
-    uses: list[Callable[[], object]] = [lambda: c.lock("key"), lambda: c.lock_all(["a", "b"]), c.health]
+    uses: list[Callable[[], object]] = [lambda: c.lock("key"), lambda: c.lock_all(["a", "b"])]
     for use in uses:
         with raises(CoordinatorClosed, part):
             use()
+    health = c.health()
+    assert not health.ready
+    assert part in str(health)
 
 
 @case()

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar
 
-from ... import AsyncCoordinator, AsyncHold, CoordinatorClosed, LockLost
+from ... import AsyncCoordinator, AsyncHold, LockLost
 from ...acquiring import Acquirable
 from ...backend import Capability, Health
 from ..leaks import eventually_async
@@ -286,10 +286,7 @@ def _names(before: set[asyncio.Task[Any]]) -> str:
 
 
 def _health(coordinator: AsyncCoordinator) -> Health | None:
-    try:
-        return coordinator.health()
-    except CoordinatorClosed:
-        return None
+    return coordinator.health() if coordinator._register is not None else None
 
 
 async def turns(count: int) -> None:
