@@ -1,0 +1,16 @@
+"""A small shop on PostgreSQL. ``DATABASE_URL`` says where; then:
+
+python manage.py migrate
+python manage.py test
+python manage.py pgconcert status
+uvicorn asgi:application
+"""
+
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+    execute_from_command_line(sys.argv)
