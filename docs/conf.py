@@ -33,6 +33,10 @@ autodoc_preserve_defaults = True
 # Names of other projects are not looked up, so that the build needs no network. Ours must all be found, but for type
 # variables, which are nobody's business.
 nitpick_ignore_regex = [("py:.*", r"(?!pgconcert\b).*"), ("py:class", r"pgconcert\.[\w.]+\.[A-Z](_co)?")]
+# What connections of other libraries can do: protocols of the signatures, which nobody uses by name.
+nitpick_ignore_regex += [("py:class", r"pgconcert\.transaction\.(connections|running)\.\w+")]
+# Unions of what is taken, each with a name of its own.
+nitpick_ignore_regex += [("py:class", r"pgconcert\.values\.\w+")]
 
 OWN_PAGE = ("pgconcert.errors", "pgconcert.events")
 

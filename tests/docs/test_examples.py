@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from pgconcert import AsyncCoordinator
@@ -55,7 +56,9 @@ def test_example(code: str, database: str, monkeypatch: pytest.MonkeyPatch) -> N
         exec(code, {"__name__": "__main__", **known})
         return
     if not re.search(r"\b(async|await)\b", code):
-        with Coordinator(database) as threads:
+        with Coordinator(database) as threads, psycopg.connect(database, autocommit=True) as connection:
+            connection.execute("create table if not exists invoice (id int, paid boolean)")
+            known["connection"] = connection
             exec("import os\nfrom pgconcert import AsyncCoordinator\n" + code, {**known, "c": threads})
         return
     exec(
