@@ -32,6 +32,7 @@ __all__ = [
     "AddressSource",
     "environment_address",
     "from_environment",
+    "is_parameter",
     "not_empty",
     "parse",
     "with_parameters",
@@ -147,7 +148,7 @@ def _text(address: object) -> str:
 
 
 def _name(name: object, driver: bool) -> str:
-    if isinstance(name, str) and name and name.isprintable() and (driver or _is_parameter(name)):
+    if isinstance(name, str) and name and name.isprintable() and (driver or is_parameter(name)):
         return name
     raise ConfigurationError(
         f"{given(name)} is no connection parameter of this libpq; a driver's own can be set where the address names "
@@ -295,12 +296,13 @@ async def _from_pool(pool: Any) -> dict[str, str]:
 
     parameters = parse(await asked(pool.conninfo) or "")
     for name, value in (await asked(pool.kwargs) or {}).items():
-        if value is not None and _is_parameter(name):
+        if value is not None and is_parameter(name):
             parameters[name] = str(value)
     return parameters
 
 
-def _is_parameter(name: str) -> bool:
+def is_parameter(name: str) -> bool:
+    """Whether libpq knows a parameter of this name."""
     if not name.isidentifier():
         return False
     try:
@@ -328,7 +330,7 @@ def _plain_url(text: str) -> str:
             kept.append(("sslmode", {"true": "require", "false": "disable"}.get(value.lower(), value)))
         elif name == "host":
             hosts.append(value)
-        elif _is_parameter(name):
+        elif is_parameter(name):
             kept.append((name, value))
         elif "@" in part:
             raise ValueError  # the tail of a password with a question mark: what stands before it is no host

@@ -93,8 +93,13 @@ class Psycopg(_Psycopg):
     def begin(self, isolation: Isolation | None) -> object:
         self._settle()
         begun, query = self._begin(isolation)
-        if query is not None:
-            self.one(query)
+        try:
+            if query is not None:
+                self.one(query)
+        except psycopg.Error:
+            if begun is None and not self._over():  # psycopg had begun, and the level was refused: by a standby, say
+                self._connection.rollback()
+            raise
         return begun
 
     def commit(self, begun: object) -> None:
@@ -155,8 +160,13 @@ class AsyncPsycopg(_Psycopg):
     async def begin(self, isolation: Isolation | None) -> object:
         await self._settle()
         begun, query = self._begin(isolation)
-        if query is not None:
-            await self.one(query)
+        try:
+            if query is not None:
+                await self.one(query)
+        except psycopg.Error:
+            if begun is None and not self._over():
+                await self._connection.rollback()
+            raise
         return begun
 
     async def commit(self, begun: object) -> None:

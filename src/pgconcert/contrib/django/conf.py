@@ -15,11 +15,10 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from psycopg import Error
 from psycopg.conninfo import make_conninfo
 
 from ...blocking import Coordinator
-from ...conninfo import Address, AddressSource
+from ...conninfo import Address, AddressSource, is_parameter
 from ...coordinator import AsyncCoordinator
 from ...errors import ConfigurationError, PgconcertError, given
 from ...keys import KeySpace
@@ -106,7 +105,7 @@ def text_address(alias: object, said: str = "using") -> str:
         wanted = _connection(alias, said).get_connection_params()
     except ImproperlyConfigured as error:
         raise ConfigurationError(f"the database {alias!r}: {error}") from error
-    known = {name: str(value) for name, value in wanted.items() if value is not None and _is_libpqs(name)}
+    known = {name: str(value) for name, value in wanted.items() if value is not None and is_parameter(name)}
     known.pop("client_encoding", None)
     return make_conninfo("", **known)
 
@@ -150,12 +149,3 @@ def _refused(ask: Callable[[], object]) -> str | None:
     except PgconcertError as error:
         return str(error)
     return None
-
-
-@cache
-def _is_libpqs(name: str) -> bool:
-    try:
-        make_conninfo("", **{name: "1"})
-    except (Error, TypeError):
-        return False
-    return True
