@@ -31,7 +31,7 @@ Written by `tools/instruments_page.py`. How to use them: [logs and events](../ho
 EVENTS = """
 ## Events
 
-Each is a class of [pgconcert.events](events.md). All have `at`, the time in seconds since 1970. Where several levels
+Each is a class of {doc}`pgconcert.events <events>`. All have `at`, the time in seconds since 1970. Where several levels
 stand, it depends on how bad it is. What has none is not logged, and made only while somebody reads it.
 """
 
