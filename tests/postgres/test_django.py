@@ -7,6 +7,7 @@ Here lives what can be tried inside one process; the example has a project with 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -274,7 +275,9 @@ def test_the_command_line_takes_every_address(project: str, database: str) -> No
 def test_a_program_that_is_run_gets_no_password(project: str, unique: str, tmp_path: Path) -> None:
     """The address is neither in its environment nor among the arguments of the process that runs it."""
     text = "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(str({**os.environ}))"
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     said("run", "--lock", unique, "--", sys.executable, "-c", text, str(tmp_path / "environment"))
+    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == handlers
     environment = (tmp_path / "environment").read_text()
     assert f"'PGCONCERT_LOCK': '{unique}'" in environment
     assert SECRET not in environment

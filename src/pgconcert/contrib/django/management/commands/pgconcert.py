@@ -11,6 +11,9 @@ import argparse
 import asyncio
 import contextlib
 import importlib.util
+import signal
+import threading
+from collections.abc import Iterator
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
@@ -57,12 +60,25 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
             "--schema": ours.schema,
         }
         out = options.get("stdout")
-        with contextlib.redirect_stdout(out) if out is not None else contextlib.nullcontext():
+        with contextlib.redirect_stdout(out) if out is not None else contextlib.nullcontext(), _handlers_kept():
             try:
                 group.main(given or ["--help"], prog_name="manage.py pgconcert", default_map=_defaults(given, said))
             except SystemExit as end:
                 if end.code:
                     raise
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Commands leave signals ignored, because their process is about to end. With ``call_command`` it goes on."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()} if main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 def _address(alias: str | None) -> object:
