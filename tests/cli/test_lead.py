@@ -150,6 +150,7 @@ def test_a_signal_while_we_wait_ends_it(database: str, unique: str) -> None:
 # who looks on
 
 
+@pytest.mark.long
 def test_an_observer_sees_every_change(database: str, unique: str) -> None:
     with running("lead", unique, "--observe", *FAST, "--url", database) as observer:
         observer.expect(r"-  nobody leads\n")

@@ -17,6 +17,7 @@ def request(url: str, *arguments: str, said: bytes = b"") -> tuple[int, bytes, s
     return done.returncode, done.stdout, done.stderr.decode()
 
 
+@pytest.mark.long
 def test_replies_errors_and_bytes(database: str, unique: str) -> None:
     with listening(unique, "--url", database, "--exec", "sh", "-c", HANDLER) as handler:
         assert request(database, unique, "seven") == (0, b"1 seven", "")

@@ -86,6 +86,7 @@ def test_old_and_newer(empty: str) -> None:
     assert said.endswith("bring it up with: pgconcert schema apply\n")
 
 
+@pytest.mark.long
 def test_for_programs(server: Server, empty: str) -> None:
     """Every field, for a role that lacks rights, too."""
     done = run("schema", "check", "--json", "--url", empty)

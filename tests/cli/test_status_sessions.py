@@ -232,6 +232,7 @@ async def test_a_terminal_shows_hostile_texts_harmlessly(database: str) -> None:
 # watch
 
 
+@pytest.mark.long
 def test_a_line_for_each_change(database: str, tmp_path: Path) -> None:
     folder = folder_of_functions(tmp_path)
     with running("watch", "--url", database, "--interval", "0.05") as watching:

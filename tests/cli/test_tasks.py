@@ -86,6 +86,7 @@ def test_what_was_put_in_is_seen(database: str) -> None:
     assert (one["session"], one["error"], one["finished"]) == (None, None, None)
 
 
+@pytest.mark.long
 def test_bytes_stay_what_they_are(database: str) -> None:
     enqueued(database, "mail", said=b"\x00\xff")
     (task,) = listed(database, "mail")
@@ -178,6 +179,7 @@ def test_counts(database: str) -> None:
     assert (queue["name"], queue["dead"], queue["oldest"] >= 0) == ("mail", 1, True)
 
 
+@pytest.mark.long
 def test_what_is_not_there(database: str) -> None:
     assert tasks(database, "stats") == (0, "", "pgconcert: there is no queue\n")
     assert tasks(database, "stats", "mail") == (3, "", "pgconcert: there is no task in queue 'mail'\n")
@@ -229,6 +231,7 @@ def test_dead_tasks_are_run_again(database: str) -> None:
     assert tasks(database, "retry", "mail", "--all") == (0, "0 tasks of queue 'mail' are due again\n", "")
 
 
+@pytest.mark.long
 def test_dead_tasks_are_deleted(database: str) -> None:
     ids = [enqueued(database, "mail", text) for text in "abcd"]
     kill(database, *ids[:3])

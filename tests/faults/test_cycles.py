@@ -46,7 +46,7 @@ def run(workers: list[Worker], url: str, history: Path, limit: float) -> tuple[V
     return verdict, slow_handovers(verdict.turns, GAP)
 
 
-@pytest.mark.parametrize("keys", [2, 5])
+@pytest.mark.parametrize("keys", [2, pytest.param(5, marks=pytest.mark.long)])
 def test_no_wake_up_is_lost(database: str, worker: Callable[..., Worker], tmp_path: Path, keys: int) -> None:
     verdict, gaps = compete(database, worker, tmp_path, keys=keys, cycles=1500, limit=30)
     assert verdict.wrong == []

@@ -176,6 +176,7 @@ async def test_an_observer_that_cannot_look(tables: str, proxy: FaultProxy, uniq
                 assert [await told(changes) for _ in expected] == expected
 
 
+@pytest.mark.long
 async def test_a_leader_whose_answers_are_cut_off(tables: str, proxy: FaultProxy, unique: str) -> None:
     """A candidacy whose answer is lost after the server has committed leads all the same, and all see what happened."""
     async with AsyncCoordinator(proxy.url(tables), network_timeout=0.5) as far, AsyncCoordinator(tables) as near:

@@ -35,7 +35,7 @@ def history(
     return directed(server, start, orders, seconds, PROCESSES)
 
 
-@pytest.mark.parametrize("engine", ["loop", "thread"])
+@pytest.mark.parametrize("engine", ["loop", pytest.param("thread", marks=pytest.mark.long)])
 def test_history_under_faults(
     server: Server,
     database: str,

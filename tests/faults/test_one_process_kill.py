@@ -138,7 +138,7 @@ def killed_again_and_again(company: Company, times: int) -> None:
         company.fill_up()
 
 
-@both_engines
+@pytest.mark.parametrize("engine", ["loop", pytest.param("thread", marks=pytest.mark.long)])
 def test_the_active_one_is_killed(server: Server, database: str, worker: Start, tmp_path: Path, engine: Engine) -> None:
     """Somebody else takes over, begins with a gap, and receives."""
     with flooded(server, database, worker, tmp_path, engine=engine) as company:

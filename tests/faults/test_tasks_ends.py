@@ -27,7 +27,7 @@ from tests.servers import Server
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 kinds = pytest.mark.parametrize("kind", ["queue", "table"])
-plainly = pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
+plainly = pytest.mark.parametrize("plain", [False, pytest.param(True, marks=pytest.mark.long)], ids=["async", "plain"])
 
 LONG: Final = 600.0
 

@@ -95,7 +95,7 @@ def stress(request: pytest.FixtureRequest, worker: Callable[..., Worker], tmp_pa
     return run
 
 
-@pytest.mark.parametrize("kind", ["queue", "table"])
+@pytest.mark.parametrize("kind", ["queue", pytest.param("table", marks=pytest.mark.long)])
 def test_no_task_is_with_two_sessions(stress: Callable[..., None], server: Server, kind: Kind) -> None:
     stress(server, kind, 2.0, pooled=False, cuts=0.0)
 

@@ -45,15 +45,12 @@ def is_type_checking(node: ast.AST) -> bool:
 
 def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
     """Every node that can run. A lazy import inside a function counts: it only moves a cycle to a later hour."""
-    for node in ast.iter_child_nodes(tree):
-        if is_type_checking(node):
-            assert isinstance(node, ast.If)
-            for other in node.orelse:
-                yield other
-                yield from runtime_nodes(other)
-        else:
-            yield node
-            yield from runtime_nodes(node)
+    below = [tree]
+    while below:
+        for node in ast.iter_child_nodes(below.pop()):
+            runs = node.orelse if isinstance(node, ast.If) and is_type_checking(node) else [node]
+            below += runs
+            yield from runs
 
 
 def imported(source: str, package: str = "") -> Iterator[str]:
