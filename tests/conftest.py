@@ -10,6 +10,7 @@ failure; after a failed one the traceback itself keeps things alive, so nothing 
 """
 
 import contextlib
+import gc
 import os
 import re
 import secrets
@@ -42,6 +43,13 @@ _INTERPRETER_HELPERS = re.compile(r"multiprocessing\.(resource_tracker|forkserve
 hypothesis.settings.register_profile("pgconcert", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "pgconcert")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected is there for good. Tests that collect garbage need not look through all of it,
+    which takes a second on a busy machine, longer than some of their sessions live."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -42,7 +42,7 @@ def installed_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "toy_backend")
 
 
-@both_engines
+@pytest.mark.parametrize("engine", ["loop", pytest.param("thread", marks=pytest.mark.long)])
 @every_case
 def test_memory(case: Case, engine: Engine) -> None:
     run(case, memory(), engine=engine)

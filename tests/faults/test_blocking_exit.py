@@ -72,7 +72,7 @@ permit = c.semaphore("s", 1).acquire()
 def wait(wanted):
     try:
         wanted.acquire()
-    except CoordinatorClosed:
+    except (CoordinatorClosed, LockLost):  # or what the first one gave back at its end
         pass
 
 for wanted in (c.lock("one"), other.lock("one"), other.lock_all(["one", "two"]), other.semaphore("s", 1)):

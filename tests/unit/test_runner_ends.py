@@ -149,7 +149,7 @@ async def test_a_dropped_runner_goes_on() -> None:
     number = id(runner)
     del scene, runner
     gc.collect()
-    (live,) = [one for one in gc.get_objects() if isinstance(one, AsyncRunner) and id(one) == number]
+    (live,) = [one for one in gc.get_objects() if id(one) == number and isinstance(one, AsyncRunner)]
     assert live.state is RunnerState.RUNNING
     await live.stop()
     assert events
