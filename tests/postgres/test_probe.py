@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgconcert import AsyncCoordinator
 from pgconcert.errors import PgconcertError, PoolerRefused, StandbyRefused, Unavailable
 from pgconcert.events import ConnectFailed, LinkOpened, SettingRefused
+from pgconcert.postgres import probe
 from pgconcert.postgres.keeper import Keeper
 from pgconcert.postgres.link import Link
 from pgconcert.postgres.probe import Proof
@@ -99,7 +100,7 @@ async def test_hostile_defaults(server: Server, database: str) -> None:
         refused: list[object] = []
         keeper.context.events.subscribe(refused.append, SettingRefused)
         keeper.want()
-        await eventually_async(lambda: owner.link)
+        await eventually_async(lambda: owner.link, 50)
         link = owner.link
         assert link is not None
         names = list(_WANTED)
@@ -123,7 +124,8 @@ async def test_tiny_time_limit(server: Server, database: str, setting: str) -> N
         owner = Found()
         keeper = Keeper(context(rewrite(server.over_tcp(database), user="hasty", password="x")), "lock", owner)
         keeper.want()
-        await eventually_async(lambda: owner.link)
+        # 20 ms are over soon on a busy machine, and then the attempt is in vain
+        await eventually_async(lambda: owner.link, 50)
         assert owner.link is not None
         assert await ask(owner.link, "select pg_sleep(0.05)") == [(b"",)]
         await keeper.close()
@@ -147,6 +149,14 @@ async def test_direct(server: Server, database: str) -> None:
     await keeper.close()
 
 
+@pytest.fixture
+def patient_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pooler on a busy machine is not taken for one that keeps its clients waiting."""
+    monkeypatch.setattr(probe, "_PATIENCE", 3.0)
+    monkeypatch.setattr(probe, "_SOON", 3.0)
+
+
+@pytest.mark.usefixtures("patient_probe")
 @pytest.mark.needs("pgbouncer")
 async def test_session_pooler(database: str, pgbouncer: Callable[..., PgBouncer]) -> None:
     """A pooler in session mode is as good as the server: it is recognised, and locks are waited for through it."""
@@ -160,12 +170,15 @@ async def test_session_pooler(database: str, pgbouncer: Callable[..., PgBouncer]
 
 
 @pytest.mark.needs("pgbouncer")
-async def test_session_pooler_with_one_session(database: str, pgbouncer: Callable[..., PgBouncer]) -> None:
+async def test_session_pooler_with_one_session(
+    database: str, pgbouncer: Callable[..., PgBouncer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A session pooler that has a single session for us is still recognised."""
+    monkeypatch.setattr(probe, "_SOON", 3.0)
     pooled = pgbouncer("session", pool_size=1)
     async with AsyncCoordinator(pooled.url) as c:
         opened = seen(c, LinkOpened)
-        async with c.lock("alone", timeout=20):
+        async with c.lock("alone", timeout=40):
             assert [event.through for event in opened] == ["session pooler"]
 
 
@@ -279,7 +292,7 @@ async def test_standby_is_refused(server: Server, standby: Cluster) -> None:
         with pytest.raises(StandbyRefused, match=str(standby.port)):
             await c.lock("standby").acquire()
         standby.promote()
-        async with c.lock("standby", timeout=20):
+        async with c.lock("standby", timeout=40):
             assert lock_pid(c)
 
 

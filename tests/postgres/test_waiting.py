@@ -7,6 +7,7 @@ cannot work. What costs nothing is shown by counting statements, never by time.
 
 import asyncio
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,9 @@ from pgconcert.events import LockAcquired, StillWaiting, WakeFailed
 from pgconcert.hold import AsyncHold
 from pgconcert.messenger import Answer
 from pgconcert.postgres import waiting
-from pgconcert.postgres.lockshard import LockShard
 from pgconcert.postgres.messages import Publisher
-from pgconcert.testing import advisory_locks, eventually_async
+from pgconcert.testing import FaultProxy, advisory_locks, eventually_async
+from tests.postgres.lockkinds import fence
 from tests.postgres.scenes import (
     QUIET,
     Engine,
@@ -66,7 +67,7 @@ async def test_hand_over_by_notification(database: str, engine: Engine) -> None:
             hold = await one.lock("baton").acquire()
             task = await waiting_for(other, "baton", database)
             await hold.release()
-            taken = await asyncio.wait_for(task, 10)
+            taken = await asyncio.wait_for(task, 30)
             assert keys_on_server(database) == {key_of("baton"): lock_pid(other)}, n
             await taken.release()
             await eventually_async(lambda: marks_on_server(database) == 0)
@@ -74,8 +75,9 @@ async def test_hand_over_by_notification(database: str, engine: Engine) -> None:
 
 @both_engines
 @pytest.mark.usefixtures("no_recheck")
-async def test_ping_pong(database: str, engine: Engine) -> None:
-    """Two processes that always both want it hand it to and fro a thousand times without a lost wake-up."""
+@pytest.mark.parametrize("times", [100, pytest.param(500, marks=pytest.mark.long)])
+async def test_ping_pong(database: str, engine: Engine, times: int) -> None:
+    """Two processes that always both want it hand it to and fro so many times each without a lost wake-up."""
     async with (
         AsyncCoordinator(database, engine=engine) as one,
         AsyncCoordinator(database, engine=engine) as other,
@@ -84,8 +86,8 @@ async def test_ping_pong(database: str, engine: Engine) -> None:
 
         async def work(c: AsyncCoordinator) -> None:
             nonlocal inside
-            for _ in range(500):
-                async with c.lock("ping", timeout=20):
+            for _ in range(times):
+                async with c.lock("ping", timeout=30):
                     assert not inside
                     inside = True
                     await asyncio.sleep(0)
@@ -102,7 +104,7 @@ async def test_recheck_finds_what_nobody_told(database: str) -> None:
         hold = await one.lock("untold").acquire()
         task = await waiting_for(other, "untold", database)
         await hold.release()
-        await (await asyncio.wait_for(task, 5)).release()
+        await (await asyncio.wait_for(task, 30)).release()
 
 
 async def test_recheck_finds_a_strangers_release(database: str) -> None:
@@ -112,7 +114,7 @@ async def test_recheck_finds_a_strangers_release(database: str) -> None:
             stranger.execute("select pg_advisory_lock(78)")
             task = await waiting_for(c, 78, database)
             stranger.execute("select pg_advisory_unlock(78)")
-            await (await asyncio.wait_for(task, 5)).release()
+            await (await asyncio.wait_for(task, 30)).release()
 
 
 async def test_killed_holder(database: str, server: Server) -> None:
@@ -121,33 +123,26 @@ async def test_killed_holder(database: str, server: Server) -> None:
         hold = await one.lock("orphan").acquire()
         task = await waiting_for(other, "orphan", database)
         server.kill_backend(lock_pid(one))
-        taken = await asyncio.wait_for(task, 5)
+        taken = await asyncio.wait_for(task, 30)
         await hold.wait_lost()
         await taken.release()
 
 
 async def test_recheck_costs_one_statement(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many keys are waited for, each look is one statement."""
-    monkeypatch.setattr(waiting, "_RECHECK", 0.1)
-    looks = 0
-    recheck = LockShard.recheck
-
-    def counted(self: LockShard, *arguments: object) -> None:
-        nonlocal looks
-        looks += 1
-        recheck(self, *arguments)  # type: ignore[arg-type]
-
+    monkeypatch.setattr(waiting, "_RECHECK", _NEVER)
     async with AsyncCoordinator(database, network_timeout=QUIET) as one:
         async with AsyncCoordinator(database, network_timeout=QUIET) as other:
             holds = await asyncio.gather(*(one.lock(f"many {n}").acquire() for n in range(50)))
             tasks = [asyncio.create_task(other.lock(f"many {n}").acquire()) for n in range(50)]
             await until_marked(database, 50)
-            await asyncio.sleep(0)
-            monkeypatch.setattr(LockShard, "recheck", counted)
-            before = statements(other, "lock")
-            await eventually_async(lambda: looks >= 5)
-            sent = statements(other, "lock") - before
-            assert looks - 1 <= sent <= looks
+            await fence(other)
+            backend: Any = other.backend
+            for _ in range(5):
+                before = statements(other, "lock")
+                backend.locker.waiting._look_again()
+                await fence(other)  # what was asked before it is answered
+                assert statements(other, "lock") - before == 1 + 2
             for hold in holds:
                 await hold.release()
             for hold in await asyncio.gather(*tasks):
@@ -162,6 +157,7 @@ async def test_waiting_and_holding_cost_nothing(database: str) -> None:
         async with AsyncCoordinator(database, network_timeout=QUIET) as other:
             hold = await one.lock("quiet").acquire()
             task = await waiting_for(other, "quiet", database)
+            await fence(other)
             before = statements(one), statements(other)
             await asyncio.sleep(1.0)
             assert (statements(one), statements(other)) == before
@@ -215,7 +211,7 @@ async def test_fair_chance(database: str, engine: Engine) -> None:
         await eventually_async(lambda: cycles > 10)
         for _ in range(30):
             before = cycles
-            async with other.lock("greed", timeout=20):
+            async with other.lock("greed", timeout=30):
                 waits.append(cycles - before)
         stop = True
         await looping
@@ -310,9 +306,25 @@ async def test_release_does_not_wait_for_its_wake_up(database: str, server: Serv
             hold = await one.lock("mute").acquire()
             task = await waiting_for(other, "mute", database)
             await hold.release()
-            taken: AsyncHold = await asyncio.wait_for(task, 5)
+            taken: AsyncHold = await asyncio.wait_for(task, 30)
             await eventually_async(lambda: failed)
             await taken.release()
+
+
+@pytest.mark.usefixtures("no_recheck")
+async def test_a_close_wakes_others_over_a_link_that_it_has_yet_to_make(
+    database: str, server: Server, proxy: FaultProxy
+) -> None:
+    """Who closes may have published nothing so far: what it gives back is told before it has gone."""
+    async with AsyncCoordinator(database) as other:
+        one = AsyncCoordinator(proxy.url(server.over_tcp(database)), direct_url=database)
+        await one.open()
+        hold = await one.lock("farewell").acquire()
+        task = await waiting_for(other, "farewell", database)
+        proxy.delay(0.02)  # publishing leads through it, and takes longer than everything else that closes
+        await one.close()
+        assert hold.lost
+        await (await asyncio.wait_for(task, 30)).release()
 
 
 def _first_cycle(events: list[StillWaiting]) -> tuple[str, ...]:

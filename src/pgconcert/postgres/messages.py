@@ -67,6 +67,7 @@ class Publisher:
         self._closing = False
         self._closed = False
         self._pausing: asyncio.TimerHandle | None = None
+        self._attempt: asyncio.Future[None] | None = None
         self.watch = QueueWatch(context.loop, context.events)
         self.keeper = Keeper(context, "publish", self)
 
@@ -94,9 +95,15 @@ class Publisher:
             self._leave(link)
         # answers come in order: behind this ping the turn under way is done, and what was queued has left
         for _ in range(_FAREWELL_TURNS):
-            if self.idle or link is None or link.dead is not None:
+            link = self._link
+            if self.idle or (link is not None and link.dead is not None):
                 break
-            await asyncio.wait([link.execute(PING)], timeout=_FAREWELL)
+            if link is None:
+                # the first message of all has asked for a link: what wakes others must not wait for their next look
+                self._attempt = self._loop.create_future()
+                await asyncio.wait([self._attempt], timeout=_FAREWELL)
+            else:
+                await asyncio.wait([link.execute(PING)], timeout=_FAREWELL)
         self._closed = True
         await self.keeper.close()
         self._fail_queue(BrokerClosed("the message was not sent: the coordinator is closed"))
@@ -111,6 +118,7 @@ class Publisher:
         self.watch.up(link)
         if self._queue:
             self._start()
+        self._attempted()
 
     def link_down(self, reason: str) -> None:
         """What was under way is uncertain; what was not sent is not."""
@@ -134,8 +142,13 @@ class Publisher:
             failure.__cause__ = error
             error = failure
         self._fail_queue(error)
+        self._attempted()
 
     # the work
+
+    def _attempted(self) -> None:
+        if self._attempt is not None and not self._attempt.done():
+            self._attempt.set_result(None)
 
     def _start(self) -> None:
         if self._link is None:

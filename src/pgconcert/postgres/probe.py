@@ -30,6 +30,7 @@ _PATIENCE: Final = 1.0
 _SOON: Final = 0.1
 _LOOKS: Final = 20
 _BETWEEN_LOOKS: Final = 0.1
+_CANCELLED: Final = "57014"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,9 @@ async def prove(link: Link, second: Callable[[], Awaitable[Link]]) -> Proof:
 async def _incarnation(link: Link) -> tuple[int, int] | None:
     try:
         identifier, wal_file = await _row(link, link.execute(INCARNATION), 2)
-    except StatementFailed:
+    except StatementFailed as error:
+        if error.sqlstate == _CANCELLED:
+            raise
         return None  # some managed servers do not let plain roles look
     if identifier is None or wal_file is None:
         return None
@@ -152,14 +155,23 @@ async def _row(link: Link, asked: Awaitable[Rows], columns: int) -> tuple[bytes 
 
 
 async def apply_settings(link: Link, wanted: Mapping[str, str]) -> dict[str, str]:
-    """Give a session of our own its settings, in one round trip. Returns what was refused, with the server's words."""
+    """Give a session of our own its settings, in one round trip. Returns what was refused, with the server's words.
+
+    A role's time limit may end the very statement that was to lift it. That is no refusal, and without the setting the
+    session would go on under that limit: it is raised, and the next attempt may be quicker.
+    """
     asked = {name: link.execute(SET, (name.encode(), value.encode())) for name, value in wanted.items()}
     refused: dict[str, str] = {}
+    cancelled: StatementFailed | None = None
     for name, answer in asked.items():
         try:
             await answer
         except StatementFailed as error:
             refused[name] = str(error)
+            if error.sqlstate == _CANCELLED:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
     return refused
 
 
