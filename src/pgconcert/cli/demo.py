@@ -75,7 +75,7 @@ after Ctrl-C.
     default=18.0,
     show_default=True,
     type=click.FloatRange(2, 3600),
-    help="How long they compete for the lock; up to 15 seconds more if a take-over or a turn is outstanding.",
+    help="How long they compete for the lock; up to a minute more if a take-over or a turn is outstanding.",
 )
 def command(url: str, processes: int, kills: int, seconds: float) -> None:
     """Watch several processes compete for one lock, elect a leader, talk, and share tasks, while some are killed.

@@ -28,7 +28,7 @@ Mood = Literal["plain", "killed", "cut", "deaf", "good"]
 
 _START_LIMIT: Final = 30.0
 _TAKEOVER_LIMIT: Final = 10.0
-_OVERTIME: Final = 15.0
+_OVERTIME: Final = 60.0
 _FRAME: Final = 0.04
 _FRESH: Final = 0.025
 _PATIENCE: Final = 2.0

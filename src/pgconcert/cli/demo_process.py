@@ -20,7 +20,7 @@ from .demo_history import Kind, Record
 
 __all__ = ["Diary", "follow_orders"]
 
-_FAREWELL: Final = 2.0
+_FAREWELL: Final = 10.0
 """Seconds for coming to an end, once it is told to."""
 
 TakePart = Callable[[dict[str, Any], "Diary", asyncio.Event], Coroutine[Any, Any, None]]
