@@ -22,16 +22,19 @@ from typing import Any, Final
 import hypothesis
 import pytest
 
+from pgconcert import acquiring
+from pgconcert.blocking import acquiring as blocking_acquiring
 from pgconcert.testing import AdvisoryLock, FaultProxy, Snapshot, eventually
 from tests import secretwatch
 from tests.needs import debian_servers, need
+from tests.nursery import nursery
 from tests.poolers import PgBouncer, PoolMode
 from tests.processes import Worker, children
 from tests.servers import Cluster, Embedded, OwnServer, Server
 
 pytest_plugins = ["tests.coroutines"]
 
-LEAK_LIMIT = 10.0
+LEAK_LIMIT = 30.0
 """Seconds that what a test started has for its end."""
 
 _FAILED = pytest.StashKey[bool]()
@@ -83,6 +86,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(secretwatch)
     config.addinivalue_line("markers", "long: takes more than a few seconds, or much of the machine")
     config.addinivalue_line("markers", "needs(program): needs a program of a Debian package")
+
+
+def pytest_unconfigure() -> None:
+    nursery.close()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -148,6 +155,16 @@ class Servers:
             return Embedded()
         need(self._config, "postgresql")
         return Cluster(name, debian_servers()[name])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient_about_holders() -> Iterator[None]:
+    """Whoever waits in vain is told who has the lock, if that is found out within a quarter of a second. Tests that
+    compare what is told would need a machine that is never late."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (acquiring, blocking_acquiring):
+            patch.setattr(module, "_ASK_HOLDER", 30.0)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -230,8 +247,8 @@ def worker() -> Iterator[Callable[..., Worker]]:
     """`worker(source_or_path, *args)` starts a Python process that dies with the test: see `tests/processes.py`."""
     with contextlib.ExitStack() as stack:
 
-        def start(program: str | Path, *args: str) -> Worker:
-            return stack.enter_context(Worker(program, *args))
+        def start(program: str | Path, *args: str, fresh: bool = False) -> Worker:
+            return stack.enter_context(Worker(program, *args, fresh=fresh))
 
         yield start
 
@@ -256,7 +273,7 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
     def nothing_left() -> bool:
         left[:] = threads.leaks()
-        ours = servers.pids() if servers else set()
+        ours = {nursery.pid, *(servers.pids() if servers else ())}
         for pid, command in children().items():
             if pid not in processes and pid not in ours and not _INTERPRETER_HELPERS.search(command):
                 left.append(f"process {pid}: {command or 'ended, not waited for'}")

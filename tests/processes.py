@@ -5,7 +5,6 @@ program that speaks lines over pipes). Theory: a test that is killed runs no cle
 asks for a signal at its parent's death. Every wait for a worker's line is bounded and fails with all it has said.
 """
 
-import ctypes
 import os
 import pwd
 import selectors
@@ -14,16 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self, cast
+from typing import IO, Any, Final, Self
 
+from tests.nursery import Popen
 from tests.secretwatch import look
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
-_PR_SET_PDEATHSIG: Final = 1
-_libc = ctypes.CDLL(None)
 
 
 def unprivileged() -> pwd.struct_passwd | None:
@@ -39,17 +37,9 @@ def spawn(
     **options: Any,
 ) -> subprocess.Popen[bytes]:
     """Start a program that gets a signal when this process dies."""
-
-    def before_exec() -> None:
-        if sys.platform == "linux":
-            _libc.prctl(_PR_SET_PDEATHSIG, at_our_death)
-
     if user:
         options |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    arguments = [str(part) for part in command]
-    # The hook makes one system call and takes no lock, so threads of ours cannot make it hang.
-    popen = cast("Callable[..., subprocess.Popen[bytes]]", subprocess.Popen)
-    return popen(arguments, preexec_fn=before_exec, **options)
+    return Popen([str(part) for part in command], at_our_death=at_our_death, **options)
 
 
 def importing_tests() -> dict[str, str]:
@@ -57,7 +47,7 @@ def importing_tests() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
-def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM, limit: float = 10.0) -> None:
+def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM, limit: float = 30.0) -> None:
     """Signal and wait; after `limit` seconds SIGKILL."""
     if process.poll() is None:
         process.send_signal(how)
@@ -104,12 +94,12 @@ def children() -> dict[int, str]:
 
 
 class Worker:
-    """A Python process that answers in lines. `program` is a path, or source text.
+    """A Python process that answers in lines. `program` is a path, or source text; ``fresh`` is as in `nursery.py`.
 
     Use it as a context manager, or through the `worker` fixture; it is killed at the end in any state.
     """
 
-    def __init__(self, program: str | Path, *args: str) -> None:
+    def __init__(self, program: str | Path, *args: str, fresh: bool = False) -> None:
         if isinstance(program, Path):
             self.name, how = program.name, [str(program)]
         else:
@@ -121,6 +111,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=importing_tests(),
+            fresh=fresh,
         )
         assert self._process.stdin
         assert self._process.stdout
@@ -144,7 +135,7 @@ class Worker:
         self._to.write(line.encode() + b"\n")
         self._to.flush()
 
-    def expect(self, prefix: str, limit: float = 10.0) -> str:
+    def expect(self, prefix: str, limit: float = 30.0) -> str:
         """Read lines until one begins with `prefix`; return what follows it, without blanks around.
 
         AssertionError after `limit` seconds, or when the worker ends before.
@@ -168,7 +159,7 @@ class Worker:
                 raise AssertionError(f"{self.name} ended with {code} before it said {prefix!r}; {self._story()}")
             self._rest += more
 
-    def wait(self, limit: float = 10.0) -> int:
+    def wait(self, limit: float = 30.0) -> int:
         """Wait for its end; return the code. AssertionError after `limit` seconds."""
         try:
             return self._process.wait(limit)

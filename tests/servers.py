@@ -31,22 +31,42 @@ from tests.secretwatch import keep_secret
 # Of this run, or of this worker of it: the databases of others, on a server that is shared, are none of our business.
 DATABASE_PREFIX: Final = f"pgconcert_test_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_"
 
-_SETTINGS: Final = {"listen_addresses": "127.0.0.1", "fsync": "off", "full_page_writes": "off", "max_wal_senders": "10"}
+_SETTINGS: Final = {
+    "listen_addresses": "127.0.0.1",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_wal_senders": "10",
+    "max_wal_size": "512MB",
+}
+_MEMORY: Final = Path("/dev/shm")
+_ENOUGH_ROOM: Final = 8 << 30
 _START_LIMIT: Final = 60.0
 _STOP_SIGNALS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port nobody uses at this moment, and that no connection gets by chance before it is listened on: those come
+    from above 32,767."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def _in_memory() -> Path | None:
+    """A folder that is kept in memory, if there is one with much room: a file system on a disk has more work with the
+    files of databases that come and go than the server has with the statements."""
+    with contextlib.suppress(OSError):
+        room = os.statvfs(_MEMORY)
+        if os.access(_MEMORY, os.W_OK) and room.f_bavail * room.f_frsize > _ENOUGH_ROOM:
+            return _MEMORY
+    return None
 
 
 def private_folder() -> Path:
     """A new folder that the unprivileged user owns if we are root; its path is short enough for a socket."""
-    folder = Path(tempfile.mkdtemp(prefix="pgconcert-"))
+    folder = Path(tempfile.mkdtemp(prefix="pgconcert-", dir=_in_memory()))
     if user := unprivileged():
         os.chown(folder, user.pw_uid, user.pw_gid)
     return folder
@@ -229,7 +249,7 @@ class Cluster(OwnServer):
         """Make a standby a primary, and wait until it is one."""
         assert self.execute("select pg_promote(true, 60)") == [(True,)]
 
-    def catch_up(self, limit: float = 10.0) -> None:
+    def catch_up(self, limit: float = 30.0) -> None:
         """Wait until a standby has replayed all that its primary has written so far."""
         assert self._primary, f"{self.name} is not a standby"
         written = self._primary.execute("select pg_current_wal_lsn()::text")[0][0]

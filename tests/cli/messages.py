@@ -13,22 +13,36 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import psycopg
 from psycopg import sql
 
 from pgconcert.testing import eventually
+from tests import nursery
 from tests.cli.shell import LIMIT, environment
 
 
 def run(*arguments: str, said: bytes = b"", **more: str) -> subprocess.CompletedProcess[bytes]:
     """A command at its end. ``said`` is its standard input."""
-    return subprocess.run(
-        [sys.executable, "-m", "pgconcert", *arguments],
-        input=said, capture_output=True, timeout=LIMIT, env=environment(**more),
+    return nursery.run(
+        [sys.executable, "-m", "pgconcert", *arguments], said=said, timeout=LIMIT, env=environment(**more)
     )  # fmt: skip
+
+
+def in_time(
+    *arguments: str, lawful: Callable[[subprocess.CompletedProcess[bytes]], bool]
+) -> subprocess.CompletedProcess[bytes]:
+    """A call that waits in vain for a short time, which is long enough for what comes before.
+
+    How long that takes is the machine's affair: while the outcome is that of a call whose time was over sooner, it is
+    made again with twice the time.
+    """
+    limit = 0.3
+    while not lawful(done := run(*arguments, "--timeout", f"{limit:g}")) and limit < LIMIT / 2:
+        limit *= 2
+    return done
 
 
 class Listener:
@@ -72,7 +86,7 @@ class Listener:
 def listening(*arguments: str, **more: str) -> Iterator[Listener]:
     """``pgconcert listen`` that has proven that it listens."""
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
+        process = nursery.Popen(
             [sys.executable, "-m", "pgconcert", "listen", *arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environment(**more),
         )  # fmt: skip
@@ -105,6 +119,20 @@ def observer(url: str, channel: str) -> Iterator[psycopg.Connection[Any]]:
 def heard(connection: psycopg.Connection[Any], count: int) -> list[str]:
     """The next payloads; fewer, if nothing comes for too long."""
     return [each.payload for each in connection.notifies(timeout=LIMIT, stop_after=count)][:count]
+
+
+def until_answered(url: str, name: str) -> None:
+    """Wait until the server has answered all that a program has asked: each of its sessions is idle."""
+    busy = (
+        "select count(*) from pg_stat_activity where application_name like %s and datname = current_database()"
+        " and state <> 'idle'"
+    )
+
+    def answered() -> bool:
+        with psycopg.connect(url, autocommit=True) as connection:
+            return connection.execute(busy, (f"{name}%",)).fetchone() == (0,)
+
+    eventually(answered, LIMIT, what=f"{name} has all its answers")
 
 
 def cut(url: str, name: str) -> None:

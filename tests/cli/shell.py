@@ -22,9 +22,11 @@ from typing import Final
 from click.testing import CliRunner
 
 from pgconcert.cli.group import group
+from tests import nursery
 from tests.secretwatch import look
 
-LIMIT: Final = 40.0
+LIMIT: Final = 60.0
+"""Seconds for anything to happen that must happen. It is never waited for: no test shows anything by its end."""
 
 _UNWANTED: Final = {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES", "PGCONCERT_URL", "DATABASE_URL"}
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -38,9 +40,9 @@ def environment(**more: str) -> dict[str, str]:
 
 def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    done = subprocess.run(
+    done = nursery.run(
         [sys.executable, "-m", "pgconcert", *arguments],
-        capture_output=True, text=True, timeout=LIMIT, env=environment(**more), stdin=subprocess.DEVNULL,
+        text=True, timeout=LIMIT, env=environment(**more), stdin=subprocess.DEVNULL,
     )  # fmt: skip
     look("the output of pgconcert", done.stdout + done.stderr)
     return done
@@ -106,11 +108,6 @@ class Running:
         return bool(more)
 
 
-def _own_terminal() -> None:
-    # without this the terminal would be nobody's, and Ctrl-C a character like others
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
 @contextlib.contextmanager
 def running(*arguments: str, **more: str) -> Iterator[Running]:
     """A command whose output is a pipe."""
@@ -131,11 +128,10 @@ def _run(
     arguments: tuple[str, ...], more: dict[str, str], output: int, keyboard: int | None, writing: int, reading: int
 ) -> Iterator[Running]:
     try:
-        process = subprocess.Popen(
+        process = nursery.Popen(
             [sys.executable, "-m", "pgconcert", *arguments],
             stdin=reading, stdout=writing, stderr=writing, env=environment(**more),
-            start_new_session=keyboard is not None,
-            preexec_fn=None if keyboard is None else _own_terminal,  # noqa: PLW1509  one system call, no lock
+            start_new_session=keyboard is not None, terminal=keyboard is not None,
         )  # fmt: skip
     finally:
         os.close(writing)

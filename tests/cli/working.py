@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests import nursery
 from tests.cli.holding import execute
 from tests.cli.messages import Listener
 from tests.cli.shell import LIMIT, environment
@@ -41,12 +42,23 @@ def rows(tasks):
 
 async def slow(tasks):
     say("begun")
-    await asyncio.sleep(float(tasks[0].text()))
+    await asyncio.sleep(3600)
+
+async def gated(tasks):
+    say("begun")
+    while not os.path.exists(tasks[0].text()):
+        await asyncio.sleep(0.02)
     say("ended")
+
+async def together(tasks):
+    folder = tasks[0].text()
+    open(os.path.join(folder, str(os.getpid())), "w").close()
+    while len(os.listdir(folder)) < 2:
+        await asyncio.sleep(0.02)
 
 def stubborn(tasks):
     say("begun")
-    time.sleep(60)
+    time.sleep(3600)
 
 def broken(tasks):
     raise RuntimeError("no good\\x1b[31m")
@@ -79,9 +91,9 @@ def folder_of_functions(folder: Path) -> Path:
 
 def worker(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A worker at its end."""
-    return subprocess.run(
+    return nursery.run(
         [sys.executable, "-P", "-m", "pgconcert", "worker", *arguments],
-        capture_output=True, text=True, timeout=LIMIT, env=environment(), stdin=subprocess.DEVNULL, cwd=folder,
+        text=True, timeout=LIMIT, env=environment(), stdin=subprocess.DEVNULL, cwd=folder,
     )  # fmt: skip
 
 
@@ -89,7 +101,7 @@ def worker(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def working(folder: Path, *arguments: str) -> Iterator[Listener]:
     """A worker that has a session."""
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
+        process = nursery.Popen(
             [sys.executable, "-P", "-m", "pgconcert", "worker", *arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environment(), cwd=folder,
         )  # fmt: skip
