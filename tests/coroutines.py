@@ -2,7 +2,7 @@
 
 Here live the hooks that run them. Theory: each test gets an event loop of its own, made by the `loop_factory` fixture
 if the test has one (`@pytest.mark.both_loops` gives it asyncio's and uvloop's in turn). A task that outlives its test
-is a leak; it has one second to end by itself, because a cancelled task needs a few turns of the loop.
+is a leak; it has a while to end by itself, because a cancelled task needs a few turns of the loop.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from pgconcert.testing import Snapshot, eventually_async
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
-_GRACE: Final = 1.0
+_GRACE: Final = 10.0
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:

@@ -11,9 +11,11 @@ import psycopg
 
 from pgconcert.postgres.schemafiles import script
 from pgconcert.testing import eventually
+from tests.cli.shell import LIMIT, run
 
-FAST = ("--ttl", "1")
-"""A session that is over soon."""
+CURIOUS = ("--check", "0.3", "--interval", "3", "--timeout", "2.9")
+"""Whoever waits looks often whether a session is over, and whoever has one soon hears what became of it. It lives as
+long as any: no pause of a busy machine ends it, and a test that wants its end says so (``let_expire``)."""
 
 
 class Seen(NamedTuple):
@@ -46,10 +48,45 @@ def holder(url: str, name: str, kind: str = "job") -> Seen | None:
     return Seen(*rows[0]) if rows else None
 
 
+def until_held(url: str, name: str, kind: str = "job", but: Seen | None = None) -> Seen:
+    """Wait until somebody has it, otherwise than before."""
+
+    def seen() -> Seen | None:
+        now = holder(url, name, kind)
+        return None if now == but else now
+
+    found = eventually(seen, LIMIT, what=f"somebody has {name}")
+    assert found is not None
+    return found
+
+
 def until_waiting(url: str, name: str, sessions: int = 1) -> None:
     """Wait until so many sessions have left their mark."""
     count = "select count(*) from pgconcert.waiting where name = %s"
-    eventually(lambda: execute(url, count, name) == [(sessions,)], what=f"{sessions} wait for {name}")
+    eventually(lambda: execute(url, count, name) == [(sessions,)], LIMIT, what=f"{sessions} wait for {name}")
+
+
+def let_expire(url: str, pid: int) -> None:
+    """Let the time of a process's sessions be over, as if it had been away for longer than their ttl."""
+    over = execute(
+        url,
+        "update pgconcert.session set expires = clock_timestamp() where pid = %s and ended is null returning id",
+        pid,
+    )
+    assert over, f"process {pid} has no session"
+
+
+def hand_over(url: str, name: str, pid: int, how: str = "release", kind: str = "job") -> None:
+    """Make whoever has it give way to a process that waits for it.
+
+    Who has given way and wants it again lets others go first, for a moment. On a busy machine that may be too short for
+    them, which is lawful: then it must give way again.
+    """
+    seen = until_held(url, name, kind)
+    while seen.pid != pid:
+        done = run(how, name, "--url", url)
+        assert (done.returncode, done.stderr) == (0, "")
+        seen = until_held(url, name, kind, but=seen)
 
 
 def ends_of_terms(url: str, name: str) -> list[str | None]:

@@ -12,12 +12,18 @@ import pytest
 
 from pgconcert.cli.lead import as_json, line
 from pgconcert.terms import Leader, LeaderChange
-from pgconcert.testing import eventually
-from tests.cli.holding import FAST, ends_of_terms, holder, make_tables, until_waiting
-from tests.cli.running import Running, finished, state, talker, until_dead
-from tests.cli.shell import refused, run, running
-
-pytestmark = pytest.mark.timeout(90)
+from tests.cli.holding import (
+    CURIOUS,
+    ends_of_terms,
+    hand_over,
+    holder,
+    let_expire,
+    make_tables,
+    until_held,
+    until_waiting,
+)
+from tests.cli.running import Running, finished, state, talker, until_dead, waiting
+from tests.cli.shell import refused, running
 
 DEAD = "postgresql://ann:hunter2@127.0.0.1:1/x"
 TELL = 'echo "$PGCONCERT_LOCK $PGCONCERT_TOKEN $PGCONCERT_SESSION"; exit 7'
@@ -29,7 +35,7 @@ def _tables(database: str) -> None:
 
 
 def leading(url: str, name: str, *arguments: str) -> Running:
-    return Running(name, *FAST, "--url", url, *arguments, command="lead")
+    return Running(name, "--url", url, *arguments, command="lead")
 
 
 def ready(one: Running) -> int:
@@ -57,7 +63,8 @@ def test_options_stand_on_both_sides_of_the_name(database: str, unique: str) -> 
 def test_the_next_candidate_leads_when_the_command_ends(database: str, unique: str) -> None:
     with leading(database, unique, "--", *talker(3)) as first:
         ready(first)
-        with leading(database, unique, "-v", "--name", "heir", "--", *talker(4)) as second:
+        call = (unique, "--url", database, "--name", "heir", "--", *talker(4))
+        with waiting(*call, command="lead", holder="") as second:
             until_waiting(database, unique)
             first.end_input()
             assert first.wait() == 3
@@ -65,8 +72,8 @@ def test_the_next_candidate_leads_when_the_command_ends(database: str, unique: s
             assert holder(database, unique, "election") is not None
             second.end_input()
             assert second.wait() == 4
-            waiting, leads, ended = second.errors().splitlines()
-    assert waiting.startswith(f"pgconcert: waiting for the leadership of '{unique}': it is held by ")
+            waits, *_, leads, ended = second.errors().splitlines()
+    assert waits.startswith(f"pgconcert: waiting for the leadership of '{unique}': it is held by ")
     assert leads.startswith(f"pgconcert: the leadership of '{unique}' is held with token ")
     assert ended == "pgconcert: the command ended with code 4"
 
@@ -75,12 +82,13 @@ def test_the_next_candidate_leads_when_the_command_ends(database: str, unique: s
     ("how", "said"), [("revoke", "was lost: it was taken away"), ("release", "the release of the leadership of")]
 )
 def test_who_must_give_way_is_a_candidate_again(database: str, unique: str, how: str, said: str) -> None:
-    with leading(database, unique, "--", *talker(0)) as first, leading(database, unique, "--", *talker(0)) as second:
+    options = ("--interval", "2", "--", *talker(0))
+    with leading(database, unique, *options) as first, leading(database, unique, *options) as second:
         one, other = (first, second) if _leads_first(database, unique, first) else (second, first)
         pid = ready(one)
         until_waiting(database, unique)
         before = holder(database, unique, "election")
-        assert run(how, unique, "--url", database).returncode == 0
+        hand_over(database, unique, other.pid, how, "election")
         ready(other)
         until_dead(pid)
         after = holder(database, unique, "election")
@@ -88,7 +96,7 @@ def test_who_must_give_way_is_a_candidate_again(database: str, unique: str, how:
         assert after is not None
         assert (before.pid, after.pid) == (one.pid, other.pid)
         assert after.token > before.token
-        assert said in one.errors()
+        one.until_said(said)
         until_waiting(database, unique)
         os.kill(other.pid, signal.SIGTERM)
         assert other.wait() == 143
@@ -98,15 +106,14 @@ def test_who_must_give_way_is_a_candidate_again(database: str, unique: str, how:
 
 
 def _leads_first(url: str, name: str, one: Running) -> bool:
-    eventually(lambda: holder(url, name, "election"), what="somebody leads")
-    seen = holder(url, name, "election")
-    return seen is not None and seen.pid == one.pid
+    return until_held(url, name, "election").pid == one.pid
 
 
 def test_a_preferred_candidate_makes_the_leader_give_way(database: str, unique: str) -> None:
-    with leading(database, unique, "--", *talker(0)) as first:
+    options = ("--interval", "2", "--", *talker(0))
+    with leading(database, unique, *options) as first:
         ready(first)
-        with leading(database, unique, "--preferred", "--", *talker(0)) as second:
+        with leading(database, unique, "--preferred", *options) as second:
             ready(second)
             until_waiting(database, unique)
             assert "the release of the leadership of" in first.errors()
@@ -118,9 +125,10 @@ def test_a_preferred_candidate_makes_the_leader_give_way(database: str, unique: 
 def test_a_killed_leader_is_followed_by_another(database: str, unique: str) -> None:
     with leading(database, unique, "--", *talker(0)) as first:
         pid = ready(first)
-        with leading(database, unique, "--", *talker(0)) as second:
+        with leading(database, unique, *CURIOUS, "--", *talker(0)) as second:
             until_waiting(database, unique)
             first.kill()
+            let_expire(database, first.pid)
             ready(second)
             until_dead(pid)
             assert ends_of_terms(database, unique) == ["lost", None]
@@ -152,7 +160,7 @@ def test_a_signal_while_we_wait_ends_it(database: str, unique: str) -> None:
 
 @pytest.mark.long
 def test_an_observer_sees_every_change(database: str, unique: str) -> None:
-    with running("lead", unique, "--observe", *FAST, "--url", database) as observer:
+    with running("lead", unique, "--observe", "--check", "0.3", "--url", database) as observer:
         observer.expect(r"-  nobody leads\n")
         with leading(database, unique, "--data", '"10.0.0.7:80"', "--name", "web", "--", *talker(0)) as leader:
             ready(leader)
@@ -165,6 +173,7 @@ def test_an_observer_sees_every_change(database: str, unique: str) -> None:
         with leading(database, unique, "--", *talker(0)) as leader:
             ready(leader)
             leader.kill()
+            let_expire(database, leader.pid)
         observer.expect(r"nobody leads: token \d+ was lost\n")
         observer.signal(signal.SIGINT)
         assert observer.end() == 130
@@ -180,7 +189,7 @@ def test_an_observer_for_programs(database: str, unique: str) -> None:
         seen = holder(database, unique, "election")
         assert seen is not None
         with running("lead", unique, "--observe", "--json", "--url", database) as observer:
-            told = json.loads(observer.expect(r".*\n"))
+            told = json.loads(observer.expect(r"\{.*\n"))
             observer.signal(signal.SIGTERM)
             assert observer.end() == 143
     assert told["election"] == unique
@@ -192,7 +201,7 @@ def test_an_observer_for_programs(database: str, unique: str) -> None:
 
 
 def test_an_observer_that_nobody_reads_ends(database: str, unique: str) -> None:
-    with Running(unique, "--observe", *FAST, "--url", database, command="lead") as observer:
+    with Running(unique, "--observe", "--url", database, command="lead") as observer:
         observer.expect("-  nobody leads")
         observer.close_output()
         finished(unique, "--url", database, "--", "true", command="lead")

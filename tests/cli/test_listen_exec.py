@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pgconcert.testing import eventually
 from tests.cli.messages import listening, notify, run
+from tests.cli.shell import LIMIT
 
 TELL = 'printf "%s|%s|%s|%s|%s\\n" "$PGCONCERT_CHANNEL" "$PGCONCERT_HEADERS" "$PGCONCERT_REQUEST" "$(cat)" "$*"'
 
@@ -48,8 +49,8 @@ def test_a_failure_is_told_and_the_next_message_comes(database: str, unique: str
     with listening(unique, "--url", database, "--exec", "sh", "-c", command) as listener:
         notify(database, unique, "bad", "killed", "good")
         assert listener.line() == "good"
-        assert "CommandFailed: sh ended with code 3" in listener.errors()
-        assert "CommandFailed: sh was ended by SIGKILL" in listener.errors()
+        listener.until_said("CommandFailed: sh ended with code 3")
+        listener.until_said("CommandFailed: sh was ended by SIGKILL")
 
 
 def test_a_command_that_reads_nothing(database: str, unique: str) -> None:
@@ -72,9 +73,10 @@ SLOW = 'touch "$0/begun"; until test -e "$0/gate"; do sleep 0.02; done; touch "$
 
 
 def test_a_signal_lets_it_come_to_its_end(database: str, unique: str, tmp_path: Path) -> None:
-    with listening(unique, "--url", database, "--exec", "sh", "-c", SLOW, str(tmp_path)) as listener:
+    arguments = (unique, "--url", database, "--grace", "3600")
+    with listening(*arguments, "--exec", "sh", "-c", SLOW, str(tmp_path)) as listener:
         notify(database, unique, "x")
-        eventually((tmp_path / "begun").exists, 20.0)
+        eventually((tmp_path / "begun").exists, LIMIT)
         listener.signal(signal.SIGTERM)
         (tmp_path / "gate").touch()
         assert listener.end() == 143
@@ -85,7 +87,7 @@ def test_the_grace_is_bounded(database: str, unique: str, tmp_path: Path) -> Non
     arguments = (unique, "--url", database, "--grace", "0.2")
     with listening(*arguments, "--exec", "sh", "-c", f"trap '' TERM; {SLOW}", str(tmp_path)) as listener:
         notify(database, unique, "x")
-        eventually((tmp_path / "begun").exists, 20.0)
+        eventually((tmp_path / "begun").exists, LIMIT)
         listener.signal(signal.SIGINT)
         assert listener.end() == 130
         assert not (tmp_path / "ended").exists()
@@ -95,7 +97,7 @@ def test_a_second_signal_kills(database: str, unique: str, tmp_path: Path) -> No
     arguments = (unique, "--url", database, "--grace", "3600")
     with listening(*arguments, "--exec", "sh", "-c", SLOW, str(tmp_path)) as listener:
         notify(database, unique, "x", "y")
-        eventually((tmp_path / "begun").exists, 20.0)
+        eventually((tmp_path / "begun").exists, LIMIT)
         listener.signal(signal.SIGINT)
         while listener.process.poll() is None:
             listener.signal(signal.SIGINT)

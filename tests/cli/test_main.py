@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pgconcert
+from tests.cli.shell import LIMIT
 
 WITHOUT = """
 import sys
@@ -30,7 +31,7 @@ sys.meta_path.insert(0, Hide())
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
-        capture_output=True, text=True, timeout=30, env=os.environ | {"COLUMNS": "100"} | environment,
+        capture_output=True, text=True, timeout=LIMIT, env=os.environ | {"COLUMNS": "100"} | environment,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from pgconcert.errors import (
     Unavailable,
 )
 from pgconcert.pubsub.envelope import parse
-from tests.cli.messages import heard, observer, run
+from tests.cli.messages import heard, observer, run, until_answered
 from tests.cli.shell import LIMIT, environment
 
 
@@ -86,6 +86,7 @@ def test_a_line_is_sent_when_it_is_there(database: str, unique: str) -> None:
             process.stdin.write(b"ond\n")
             process.stdin.flush()
             assert heard(listener, 1) == ["second"]
+            until_answered(database, "pgconcert publish")
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=LIMIT)
         finally:

@@ -10,10 +10,8 @@ import pytest
 from pgconcert import AsyncCoordinator
 from pgconcert.testing import rewrite
 from tests.cli.holding import holder, make_tables
-from tests.cli.shell import refused, run
+from tests.cli.shell import LIMIT, refused, run
 from tests.servers import Server
-
-pytestmark = pytest.mark.timeout(90)
 
 DEAD = "postgresql://ann:hunter2@127.0.0.1:1/x"
 BOTH = pytest.mark.parametrize("command", ["release", "revoke"])
@@ -30,19 +28,19 @@ async def ask(command: str, *arguments: str) -> tuple[int, str, str]:
 
 
 async def test_a_release_is_asked_for_and_nothing_else(database: str, unique: str) -> None:
-    async with AsyncCoordinator(database, name="importer") as c, c.job_lock(unique, ttl=2) as hold:
+    async with AsyncCoordinator(database, name="importer") as c, c.job_lock(unique, interval=2) as hold:
         code, said, trouble = await ask("release", unique, "--url", database)
         assert (code, trouble) == (0, "")
         assert said.startswith(f"asked for the release of job lock '{unique}' (held by importer (pid ")
         assert said.endswith(f", token {hold.token})\n")
-        await asyncio.wait_for(hold.wait_release_requested(), 30)
+        await asyncio.wait_for(hold.wait_release_requested(), LIMIT)
         assert not hold.lost
         assert holder(database, unique) is not None
 
 
 async def test_a_revoked_job_lock_is_lost(database: str, unique: str) -> None:
     async with AsyncCoordinator(database, name="importer") as c:
-        hold = await c.job_lock(unique, ttl=2).acquire()
+        hold = await c.job_lock(unique, interval=2).acquire()
         code, said, trouble = await ask("revoke", unique, "--url", database)
         assert (code, trouble) == (0, "")
         first, second = said.splitlines()
@@ -50,26 +48,26 @@ async def test_a_revoked_job_lock_is_lost(database: str, unique: str) -> None:
         assert first.endswith(f", token {hold.token}); whoever waits gets it now")
         assert second == "who had it learns so at its next heartbeat at the latest, and may work on until then"
         assert holder(database, unique) is None
-        await asyncio.wait_for(hold.wait_lost(), 30)
+        await asyncio.wait_for(hold.wait_lost(), LIMIT)
 
 
 async def test_a_leader_loses_its_leadership(database: str, unique: str) -> None:
     async with AsyncCoordinator(database, name="scheduler") as c:
-        leadership = await c.election(unique, ttl=2).lead().acquire()
+        leadership = await c.election(unique, interval=2).lead().acquire()
         code, said, _ = await ask("release", unique, "--url", database)
         assert code == 0
         assert said.startswith(f"asked for the release of election '{unique}' (led by scheduler (pid ")
         code, said, _ = await ask("revoke", unique, "--url", database)
         assert code == 0
         assert said.startswith(f"revoked election '{unique}' (led by scheduler (pid ")
-        await asyncio.wait_for(leadership.wait_lost(), 30)
+        await asyncio.wait_for(leadership.wait_lost(), LIMIT)
 
 
 @BOTH
 async def test_a_name_of_both_kinds(database: str, unique: str, command: str) -> None:
     async with AsyncCoordinator(database) as c:
-        hold = await c.job_lock(unique, ttl=2).acquire()
-        async with c.election(unique, ttl=2).lead() as leadership:
+        hold = await c.job_lock(unique, interval=2).acquire()
+        async with c.election(unique, interval=2).lead() as leadership:
             code, said, trouble = await ask(command, unique, "--url", database)
             assert (code, said) == (2, "")
             assert trouble.startswith(f"pgconcert: '{unique}' is a job lock (held by ")
@@ -100,7 +98,7 @@ def test_nobody_has_it(database: str, command: str, options: tuple[str, ...], sa
 @BOTH
 async def test_names_belong_to_a_namespace(database: str, unique: str, command: str) -> None:
     async with AsyncCoordinator(database, namespace="billing") as c:
-        hold = await c.job_lock(unique, ttl=2).acquire()
+        hold = await c.job_lock(unique, interval=2).acquire()
         assert (await ask(command, unique, "--url", database))[0] == 3
         assert (await ask(command, unique, "--namespace", "billing", "--url", database))[0] == 0
         await (hold.wait_lost() if command == "revoke" else hold.release())
@@ -108,12 +106,12 @@ async def test_names_belong_to_a_namespace(database: str, unique: str, command: 
 
 async def test_of_two_kinds_the_one_that_somebody_has_is_meant(database: str, unique: str) -> None:
     async with AsyncCoordinator(database) as c:
-        async with c.job_lock(unique, ttl=2):
+        async with c.job_lock(unique, interval=2):
             pass
-        leadership = await c.election(unique, ttl=2).lead().acquire()
+        leadership = await c.election(unique, interval=2).lead().acquire()
         code, said, _ = await ask("revoke", unique, "--url", database)
         assert (code, said.split(" (")[0]) == (0, f"revoked election '{unique}'")
-        await asyncio.wait_for(leadership.wait_lost(), 30)
+        await asyncio.wait_for(leadership.wait_lost(), LIMIT)
 
 
 # what goes wrong
@@ -172,7 +170,7 @@ def test_the_help_shows_examples_and_codes(command: str) -> None:
 
 async def test_a_holder_whose_row_is_locked_keeps_it(database: str, unique: str) -> None:
     """As by a guarded transaction that is under way: it is said, and nobody has lost anything."""
-    async with AsyncCoordinator(database) as c, c.job_lock(unique, ttl=2) as hold:
+    async with AsyncCoordinator(database) as c, c.job_lock(unique, interval=2) as hold:
         with psycopg.connect(database) as guarding:
             guarding.execute("select from pgconcert.entry where name = %s for share", (unique,))
             code, said, trouble = await ask("revoke", unique, "--url", database)

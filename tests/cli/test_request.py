@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.cli.messages import listening, run
-from tests.cli.shell import on_terminal
+from tests.cli.messages import in_time, listening, run
+from tests.cli.shell import LIMIT, on_terminal
 
 HANDLER = 'read -r asked; test "$asked" != bad || exit 3; printf "%s %s" "$PGCONCERT_REQUEST" "$asked"'
 
@@ -39,13 +39,13 @@ def test_replies_errors_and_bytes(database: str, unique: str) -> None:
 def test_bytes_come_back_as_they_are(database: str, unique: str) -> None:
     body = bytes(range(256))
     with listening(unique, "--url", database, "--exec", "--", "cat"):
-        assert request(database, unique, said=body) == (0, body, "")
+        assert request(database, unique, "--timeout", str(LIMIT), said=body) == (0, body, "")
 
 
 def test_nobody_answers(database: str, unique: str) -> None:
-    code, out, errors = request(database, unique, "x", "--timeout", "0.3")
-    assert (code, out) == (75, b"")
-    assert errors.startswith(f"pgconcert: nobody answered a request on '{unique}' within 0.3 s")
+    done = in_time("request", unique, "x", "--url", database, lawful=lambda done: done.returncode != 69)
+    assert (done.returncode, done.stdout) == (75, b"")
+    assert done.stderr.decode().startswith(f"pgconcert: nobody answered a request on '{unique}' within ")
 
 
 def test_no_server() -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -20,8 +20,18 @@ from pgconcert.cli.run_guard import Relative, family
 from pgconcert.events import ConnectFailed, HoldBroken, LinkLost, StillWaiting
 from pgconcert.keys import KeySpace
 from pgconcert.testing import advisory_locks
-from tests.cli.running import PROGRAM, Running, finished, locks_of, talker, until_free, until_waited_for
-from tests.cli.shell import refused
+from tests.cli.running import (
+    PROGRAM,
+    Running,
+    finished,
+    in_vain,
+    locks_of,
+    talker,
+    until_free,
+    until_waited_for,
+    waiting,
+)
+from tests.cli.shell import LIMIT, refused
 from tests.poolers import PgBouncer
 from tests.servers import private_folder
 
@@ -72,13 +82,14 @@ def test_a_key_is_the_servers_own_number(database: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "seconds"), [(["--no-wait"], "0"), (["--wait", "0"], "0"), (["--wait", "0.2"], "0.2")]
+    ("options", "wait"), [(["--no-wait"], None), ([], 0.0), ([], 0.2)], ids=["no wait", "a wait of nothing", "a wait"]
 )
-def test_a_lock_that_is_not_acquired(database: str, options: list[str], seconds: str, tmp_path: Path) -> None:
+def test_a_lock_that_is_not_acquired(database: str, options: list[str], wait: float | None, tmp_path: Path) -> None:
+    call = ("--lock", "a", *options, "--url", database, "--", "touch", str(tmp_path / "began"))
     with held(database, "a"):
-        done = finished("--lock", "a", *options, "--url", database, "--", "touch", str(tmp_path / "began"))
-    assert done.returncode == 75
-    assert done.stderr.startswith(f"pgconcert: 'a' was not acquired within {seconds} s; it is held by nightly (pid ")
+        done = in_vain(*call, wait=wait, holder="nightly (pid ")
+    assert done.stderr.startswith("pgconcert: 'a' was not acquired within ")
+    assert "; it is held by nightly (pid " in done.stderr
     assert done.stdout == ""
     assert not (tmp_path / "began").exists()
 
@@ -94,13 +105,13 @@ def test_it_waits_and_then_runs(database: str) -> None:
 
 
 def test_verbose_says_what_happens(database: str) -> None:
-    with held(database, "a"):
-        running = Running("-v", "--lock", "a", "--url", database, "--", "true")
-        until_waited_for(database)
-    with running:
+    with ExitStack() as stack:
+        with held(database, "a"):
+            running = stack.enter_context(waiting("--lock", "a", "--url", database, "--", "true", holder="nightly"))
+            until_waited_for(database)
         assert running.wait() == 0
-        waiting, got, ended = running.errors().splitlines()
-    assert waiting.startswith("pgconcert: waiting for 'a': it is held by nightly (pid ")
+        waits, *_, got, ended = running.errors().splitlines()
+    assert waits.startswith("pgconcert: waiting for 'a': it is held by nightly (pid ")
     assert got.startswith("pgconcert: 'a' is held; starting /")
     assert ended == "pgconcert: the command ended with code 0"
 
@@ -109,9 +120,7 @@ def test_others_see_the_commands_name_or_the_given_one(database: str) -> None:
     for options, name in ([], Path(sys.executable).name), (["--name", "billing"], "billing"):
         with Running("--lock", "a", *options, "--url", database, "--", *talker(0)) as running:
             running.expect("ready")
-            other = finished("--lock", "a", "--no-wait", "--url", database, "--", "true")
-            assert other.returncode == 75
-            assert f"it is held by {name}@" in other.stderr
+            in_vain("--lock", "a", "--no-wait", "--url", database, "--", "true", holder=f"{name}@")
             running.end_input()
             running.wait()
 
@@ -168,7 +177,7 @@ def test_descriptors_that_the_shell_opened_are_the_commands_and_none_of_ours(dat
     command = [sys.executable, "-c", PROGRAM, "run", "--lock", "a", "--url", database]
     done = subprocess.run(
         [*command, "--", sys.executable, "-c", DESCRIPTORS],
-        pass_fds=[reading], capture_output=True, timeout=30, env=os.environ | {"GIVEN": str(reading)},
+        pass_fds=[reading], capture_output=True, timeout=LIMIT, env=os.environ | {"GIVEN": str(reading)},
     )  # fmt: skip
     os.close(reading)
     assert done.stdout == b"given False\n", done.stderr
@@ -181,7 +190,7 @@ def test_streams_that_the_caller_closed(database: str, tmp_path: Path, closed: s
     look = 'ls -l /proc/$$/fd >"$0"; exit 5'
     listing = tmp_path / "listing"
     done = subprocess.run(
-        ["sh", "-c", f'exec "$@" {closed}', "sh", *command, "sh", "-c", look, str(listing)], timeout=30
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command, "sh", "-c", look, str(listing)], timeout=LIMIT
     )
     assert done.returncode == 5
     assert "socket" not in listing.read_text()
@@ -196,7 +205,7 @@ def test_what_signals_do_is_inherited(database: str) -> None:
     command = [sys.executable, "-c", PROGRAM, "run", "--lock", "a", "--url", database, "--", *look]
 
     def said(*arguments: str) -> tuple[int, int]:
-        done = subprocess.run([*around, *arguments], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([*around, *arguments], capture_output=True, text=True, timeout=LIMIT)
         # above 31 are those of the C library's threads, which do not concern anybody
         blocked, ignored = (int(word, 16) & 0x7FFFFFFF for word in done.stdout.split()[1::2])
         return blocked, ignored

@@ -17,7 +17,7 @@ from pgconcert.postgres.schemafiles import grants, script, versions
 from pgconcert.sessions.wakes import wake_channel, wake_mark
 from pgconcert.taskstore import TablePlace, wake_subject
 from pgconcert.testing import rewrite
-from tests.cli.shell import environment, on_terminal, refused, run
+from tests.cli.shell import LIMIT, environment, on_terminal, refused, run
 from tests.servers import Server
 
 NEWEST = max(versions())
@@ -160,7 +160,7 @@ def test_what_a_table_of_tasks_needs(empty: str) -> None:
     with psycopg.connect(empty, autocommit=True) as listener:
         listener.execute(sql.SQL("listen {}").format(sql.Identifier(wake_channel("n"))))
         execute(empty, "insert into parcel values (1), (2)")
-        (told,) = listener.notifies(timeout=20.0, stop_after=1)
+        (told,) = listener.notifies(timeout=LIMIT, stop_after=1)
     assert told.payload == wake_mark(wake_subject(place, "n")).decode()
     indexes = [
         definition for (definition,) in execute(empty, "select indexdef from pg_indexes where tablename = 'parcel'")
@@ -228,7 +228,7 @@ def test_ten_processes_at_once(empty: str) -> None:
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
         for _ in range(10)
     ]
-    said = [process.communicate(timeout=50) for process in started]
+    said = [process.communicate(timeout=LIMIT) for process in started]
     assert [process.returncode for process in started] == [0] * 10
     assert sorted(said) == [
         (f"schema pgconcert: applied version {ALL}\n", ""),

@@ -20,7 +20,7 @@ import pytest
 from pgconcert import AsyncCoordinator
 from pgconcert.keys import KeySpace, agreement_pair, gate_pair, interest_pair, slot_pair
 from pgconcert.testing import advisory_locks, eventually, eventually_async, rewrite
-from tests.cli.shell import on_terminal, run
+from tests.cli.shell import LIMIT, on_terminal, run
 from tests.poolers import PgBouncer
 from tests.servers import Server, private_folder
 
@@ -67,7 +67,9 @@ async def test_locks_of_coordinators(database: str, unique: str) -> None:
             ]
             key = KEYS.key(letter).value
             signs = {interest_pair(key), gate_pair(key), interest_pair(KEYS.semaphore(gpu, 1).value)}
-            await eventually_async(lambda: signs <= {lock.key for lock in advisory_locks(database)}, what="both wait")
+            await eventually_async(
+                lambda: signs <= {lock.key for lock in advisory_locks(database)}, LIMIT, what="both wait"
+            )
             code, locks = await asyncio.to_thread(status, database, letter, gpu, "other")
             await reading.release()
             await hold.release()
@@ -128,7 +130,7 @@ def test_a_blocked_session_of_another_program(database: str) -> None:
         take(one, (7, 8))
         blocked = threading.Thread(target=take, args=(two, (7, 8)))
         blocked.start()
-        eventually(lambda: any(not lock.granted for lock in advisory_locks(database)), what="two is blocked")
+        eventually(lambda: any(not lock.granted for lock in advisory_locks(database)), LIMIT, what="two is blocked")
         _, (held, waiting) = status(database)
         take_back = one.execute("select pg_advisory_unlock(7, 8)").fetchone()
         blocked.join()
@@ -256,7 +258,7 @@ def test_an_embedded_server_that_is_named() -> None:
         done = run("status", "--url", f"embedded://{folder}")
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == f"no advisory lock is held or waited for in database postgres\n{NO_TABLES}\n"
-        eventually(lambda: not list(folder.rglob("postmaster.pid")), what="the server is gone")
+        eventually(lambda: not list(folder.rglob("postmaster.pid")), LIMIT, what="the server is gone")
     finally:
         shutil.rmtree(folder)
 

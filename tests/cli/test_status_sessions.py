@@ -16,13 +16,11 @@ from pgconcert.cli.session_changes import entry_changes
 from pgconcert.cli.session_look import sort
 from pgconcert.store import Entry, Kind, SessionInfo, Subject
 from pgconcert.testing import rewrite
-from tests.cli.holding import FAST, execute, make_tables, until_waiting
+from tests.cli.holding import execute, let_expire, make_tables, until_waiting
 from tests.cli.running import Running, talker
 from tests.cli.shell import on_terminal, run, running
 from tests.cli.working import folder_of_functions, working
 from tests.servers import Server
-
-pytestmark = pytest.mark.timeout(90)
 
 TABLES = "job locks, elections, groups and runners need tables, which are missing or old in schema"
 
@@ -237,10 +235,11 @@ def test_a_line_for_each_change(database: str, tmp_path: Path) -> None:
     folder = folder_of_functions(tmp_path)
     with running("watch", "--url", database, "--interval", "0.05") as watching:
         watching.expect("no advisory lock")
-        with Running("importer", *FAST, "--url", database, "--", *talker(0), command="lead") as leader:
+        with Running("importer", "--url", database, "--", *talker(0), command="lead") as leader:
             watching.expect(rf"election importer  taken  token \d+  .* \(pid {leader.pid} on ")
             leader.expect("ready")
             leader.kill()
+            let_expire(database, leader.pid)
         watching.expect(rf"election importer  lost  token \d+  .* \(pid {leader.pid} on ")
         job = ("--job", "j", "--namespace", "n", "--url", database)
         with Running(*job, "--", *talker(0)) as runner:

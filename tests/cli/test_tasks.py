@@ -15,10 +15,8 @@ from pgconcert.cli.task_table import queue_as_json, task_as_json
 from pgconcert.taskstore import QueueInfo, TaskInfo
 from pgconcert.testing import eventually
 from tests.cli.holding import execute, make_tables
-from tests.cli.messages import run
+from tests.cli.messages import run, until_answered
 from tests.cli.shell import LIMIT, environment, on_terminal, refused
-
-pytestmark = pytest.mark.timeout(90)
 
 NOWHERE = "postgresql://ann:hunter2@127.0.0.1:1/x"
 
@@ -135,7 +133,9 @@ def test_a_line_is_put_in_when_it_is_there(database: str) -> None:
         assert process.stdin
         process.stdin.write(b"first\nsec")
         process.stdin.flush()
-        eventually(lambda: [task["payload"] for task in listed(database, "mail")] == ["first"], what="one is there")
+        put = "select convert_from(payload, 'UTF8') from pgconcert.task where queue = 'mail'"
+        eventually(lambda: execute(database, put) == [("first",)], LIMIT, what="one is there")
+        until_answered(database, "pgconcert tasks enqueue")
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=LIMIT)
     finally:
@@ -163,7 +163,7 @@ def test_counts(database: str) -> None:
     dead = enqueued(database, "mail", "a")
     kill(database, dead)
     enqueued(database, "mail", "b")
-    enqueued(database, "mail", "c", "--in", "60")
+    enqueued(database, "mail", "c", "--in", "3600")
     enqueued(database, "print", "d")
     code, out, errors = tasks(database, "stats")
     assert (code, errors) == (0, "")

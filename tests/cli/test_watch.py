@@ -109,7 +109,6 @@ def test_what_is_not_there_is_said_once(database: str) -> None:
     assert watching.said.count("nobody") == 1
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.faults
 @pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
 def test_a_restart_of_the_server_is_survived(own_server: OwnServer, terminal: bool) -> None:

@@ -12,12 +12,10 @@ import pytest
 from pgconcert import RunnerStatistics
 from pgconcert.cli.worker import progress
 from pgconcert.testing import eventually
-from tests.cli.holding import execute, make_tables
+from tests.cli.holding import execute, let_expire, make_tables
 from tests.cli.messages import Listener, run
-from tests.cli.shell import on_terminal, refused
+from tests.cli.shell import LIMIT, on_terminal, refused
 from tests.cli.working import folder_of_functions, states, worker, working
-
-pytestmark = pytest.mark.timeout(90)
 
 NOWHERE = "postgresql://ann:hunter2@127.0.0.1:1/x"
 
@@ -54,7 +52,7 @@ def end(one: Listener, number: signal.Signals = signal.SIGTERM) -> int:
 
 
 def until_empty(url: str, queue: str) -> None:
-    eventually(lambda: not states(url, queue), what="all tasks are finished")
+    eventually(lambda: not states(url, queue), LIMIT, what="all tasks are finished")
 
 
 def test_a_function_gets_the_tasks_of_a_queue(database: str, unique: str, folder: Path) -> None:
@@ -72,14 +70,16 @@ def test_a_function_gets_the_tasks_of_a_queue(database: str, unique: str, folder
     assert said[0].startswith(f"pgconcert: runner '{unique}' has session ")
     assert said[0].endswith(f", and shares the tasks of queue '{unique}'")
     assert said[1:] == ["pgconcert: 4 tasks completed"]
-    assert execute(database, "select count(*) from pgconcert.session where ended is null") == [(0,)]
+    session = int(said[0].partition(" has session ")[2].partition(",")[0])
+    assert execute(database, "select ended is null from pgconcert.session where id = %s", session) == [(False,)]
 
 
 def test_a_plain_function_completes_a_part(database: str, unique: str, folder: Path) -> None:
     enqueue(database, unique, "this", "not this")
-    with working(folder, "shop.mail:send", "--queue", unique, "--name", "post", "--url", database) as one:
+    where = ("--queue", unique, "--name", "post", "--tick", "3600", "--url", database)
+    with working(folder, "shop.mail:send", *where) as one:
         assert one.line() == "plain this not this"
-        eventually(lambda: states(database, unique) == [(False, False, 1)], what="one is left")
+        eventually(lambda: states(database, unique) == [(False, False, 1)], LIMIT, what="one is left")
         assert end(one, signal.SIGINT) == 0
         assert "runner 'post' has session" in one.errors()
 
@@ -107,7 +107,7 @@ def test_the_rows_of_a_table_are_tasks(database: str, folder: Path) -> None:
     finish = ("--finish", "sent = clock_timestamp()")
     with working(folder, "work:rows", "--table", "parcel", *of_table, *finish, "--url", database) as one:
         assert [one.line(), one.line()] == ["row second", "row first"]
-        eventually(lambda: execute(database, "select count(sent) from parcel") == [(2,)], what="both are sent")
+        eventually(lambda: execute(database, "select count(sent) from parcel") == [(2,)], LIMIT, what="both are sent")
         assert end(one) == 0
         assert "runner 'parcel' has session" in one.errors()
         assert "shares the tasks of table 'parcel'" in one.errors()
@@ -128,7 +128,7 @@ def test_a_function_that_raises_is_told_and_tried_again(database: str, unique: s
     with working(folder, "work:broken", "--queue", unique, "--tick", "0.05", "--url", database) as one:
         one.until_said("failed to run tasks: ")
         eventually(
-            lambda: [attempt > 1 for *_, attempt in states(database, unique)] == [True], what="it is tried again"
+            lambda: [attempt > 1 for *_, attempt in states(database, unique)] == [True], LIMIT, what="it is tried again"
         )
         assert end(one) == 0
         said = one.errors()
@@ -139,11 +139,18 @@ def test_a_function_that_raises_is_told_and_tried_again(database: str, unique: s
     assert " failed\n" in said.splitlines(keepends=True)[-1]
 
 
-def test_a_signal_lets_what_is_under_way_come_to_its_end(database: str, unique: str, folder: Path) -> None:
-    enqueue(database, unique, "0.5", "0")
-    with working(folder, "work:slow", "--queue", unique, "--batch", "1", "--url", database) as one:
+def test_a_signal_lets_what_is_under_way_come_to_its_end(
+    database: str, unique: str, folder: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    enqueue(database, unique, str(gate), str(gate))
+    where = ("--queue", unique, "--batch", "1", "--stop-timeout", "3600", "--url", database)
+    with working(folder, "work:gated", *where) as one:
         assert one.line() == "begun"
-        assert end(one) == 0
+        one.signal(signal.SIGTERM)
+        one.until_said("1 task under way, for 3600 s or until another signal; no new ones")
+        gate.touch()
+        assert one.end() == 0
         assert one.output.read() == b"ended\n"
         assert one.errors().endswith("pgconcert: 1 task completed\n")
     assert states(database, unique) == [(False, False, 0)], "the other one was never begun"
@@ -151,11 +158,12 @@ def test_a_signal_lets_what_is_under_way_come_to_its_end(database: str, unique: 
 
 @pytest.mark.parametrize("function", ["slow", "stubborn"])
 def test_another_signal_cuts_it_short(database: str, unique: str, folder: Path, function: str) -> None:
-    enqueue(database, unique, "60")
-    with working(folder, f"work:{function}", "--queue", unique, "--url", database) as one:
+    enqueue(database, unique, "a")
+    where = ("--queue", unique, "--stop-timeout", "3600", "--url", database)
+    with working(folder, f"work:{function}", *where) as one:
         assert one.line() == "begun"
         one.signal(signal.SIGTERM)
-        one.until_said("1 task under way, for 30 s or until another signal; no new ones")
+        one.until_said("1 task under way, for 3600 s or until another signal; no new ones")
         one.signal(signal.SIGINT)
         assert one.end() == 143
         assert "1 task cut short, and free for others" in one.errors()
@@ -163,7 +171,7 @@ def test_another_signal_cuts_it_short(database: str, unique: str, folder: Path, 
 
 
 def test_the_time_for_what_is_under_way(database: str, unique: str, folder: Path) -> None:
-    enqueue(database, unique, "60")
+    enqueue(database, unique, "a")
     with working(folder, "work:slow", "--queue", unique, "--stop-timeout", "0.1", "--url", database) as one:
         assert one.line() == "begun"
         assert end(one) == 143
@@ -177,10 +185,11 @@ def test_a_function_that_ends_the_program_ends_it(database: str, unique: str, fo
     assert [held for held, *_ in states(database, unique)] == [False]
 
 
-def test_two_workers_share(database: str, unique: str, folder: Path) -> None:
-    slow = ("work:slow", "--queue", unique, "--batch", "1", "--tick", "0.2", "--url", database)
-    with working(folder, *slow) as one, working(folder, *slow) as other:
-        enqueue(database, unique, *["0.01"] * 40)
+def test_two_workers_share(database: str, unique: str, folder: Path, tmp_path: Path) -> None:
+    """Neither ends a task before the other has begun one."""
+    call = ("work:together", "--queue", unique, "--batch", "1", "--tick", "0.2", "--url", database)
+    with working(folder, *call) as one, working(folder, *call) as other:
+        enqueue(database, unique, *[str(tmp_path)] * 40)
         until_empty(database, unique)
         assert (end(one), end(other)) == (0, 0)
         counts = [int(each.errors().split()[-3]) for each in (one, other)]
@@ -189,18 +198,20 @@ def test_two_workers_share(database: str, unique: str, folder: Path) -> None:
 
 
 def test_the_tasks_of_one_that_was_killed_go_to_another(database: str, unique: str, folder: Path) -> None:
-    enqueue(database, unique, "60")
-    where = ("--queue", unique, "--tick", "0.2", "--ttl", "1", "--url", database)
+    enqueue(database, unique, "a")
+    where = ("--queue", unique, "--tick", "0.2", "--url", database)
     with working(folder, "work:slow", *where) as one:
         assert one.line() == "begun"
         one.process.kill()
+        let_expire(database, one.process.pid)
         with working(folder, "work:batch", *where) as other:
             assert other.line() == "batch of 1"
-            assert other.line().endswith(" 60 2")
+            assert other.line().endswith(" a 2")
             until_empty(database, unique)
             assert end(other) == 0
 
 
+@pytest.mark.long
 def test_how_it_goes_is_said_on_a_terminal(database: str, unique: str, folder: Path) -> None:
     enqueue(database, unique, "a")
     with on_terminal("worker", "work:batch", "--queue", unique, "--url", database, PYTHONPATH=str(folder)) as one:

@@ -126,7 +126,7 @@ class Model(RuleBasedStateMachine):
 
     async def settle(self) -> None:
         # both at once, because more may have been granted than had to be
-        await eventually_async(lambda: self.saturated() and self.counts_agree(), 5, what="nobody waits in vain")
+        await eventually_async(lambda: self.saturated() and self.counts_agree(), 30, what="nobody waits in vain")
 
     # what is done
 
@@ -151,7 +151,7 @@ class Model(RuleBasedStateMachine):
                 self.has_got(ask, hold)
             return (hold is None) is waited_for
 
-        await eventually_async(as_expected, 5, what="refused" if waited_for else "granted")
+        await eventually_async(as_expected, 30, what="refused" if waited_for else "granted")
         await self.settle()
 
     which = st.integers(0, COORDINATORS - 1)
@@ -219,7 +219,7 @@ class Model(RuleBasedStateMachine):
             mine = [await lock.acquire(), *(ask.hold for ask in self.held if ask.c == c and ask.hold)]
             self.lose_connection(self.there[c])
             for hold in mine:
-                await asyncio.wait_for(hold.wait_lost(), 5)
+                await asyncio.wait_for(hold.wait_lost(), 30)
             # the next connection gets it once the last one is gone
             await (await lock.acquire()).release()
             self.held = [ask for ask in self.held if ask.c != c]
@@ -295,11 +295,11 @@ def in_memory(examples: int) -> None:
 
 
 def test_postgres(server: Server, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_postgres(server, database, monkeypatch, 25)
+    on_postgres(server, database, monkeypatch, 12)
 
 
 def test_memory() -> None:
-    in_memory(100)
+    in_memory(40)
 
 
 @pytest.mark.long

@@ -43,7 +43,7 @@ class MemoryTasks(Tasks):
 
 
 def test_memory_is_as_the_model_says() -> None:
-    run_state_machine_as_test(MemoryTasks, settings=settings(max_examples=50, stateful_step_count=40))
+    run_state_machine_as_test(MemoryTasks, settings=settings(max_examples=20, stateful_step_count=40))
 
 
 @pytest.mark.long

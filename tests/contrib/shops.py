@@ -32,7 +32,7 @@ class Shop:
         self.options: dict[str, Any] = options
 
     def make(self) -> AsyncCoordinator:
-        self.made.append(AsyncCoordinator(self.url, network_timeout=2))
+        self.made.append(AsyncCoordinator(self.url, network_timeout=30))
         return self.made[-1]
 
     @property

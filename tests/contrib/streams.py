@@ -21,9 +21,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgconcert import transaction
 from pgconcert.testing import ServerSession, eventually_async
-from tests.servers import Server, free_port
+from tests.servers import Server
 
-LIMIT = 15.0
+LIMIT = 30.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,12 @@ class Reader:
                 self.got += self.parser.feed(await anext(self._texts))
         return self.got.pop(0)
 
+    async def kept_alive(self, times: int) -> None:
+        """Read on until so many comments have come. What comes with them is kept."""
+        async with asyncio.timeout(LIMIT):
+            while self.parser.comments < times:
+                self.got += self.parser.feed(await anext(self._texts))
+
     async def end(self) -> list[Got]:
         """Everything up to the end of the stream."""
         async with asyncio.timeout(LIMIT):
@@ -132,14 +138,13 @@ class Running:
 @contextlib.asynccontextmanager
 async def serving(app: Any, **options: Any) -> AsyncIterator[Running]:
     """The application on a port. It must end in good order within the limit."""
-    port = free_port()
-    config = uvicorn.Config(app, port=port, log_config=None, ws="websockets-sansio", lifespan="on", **options)
+    config = uvicorn.Config(app, port=0, log_config=None, ws="websockets-sansio", lifespan="on", **options)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     try:
         await eventually_async(lambda: server.started or task.done(), LIMIT, what="the application serves")
         assert server.started, "the application did not start"
-        yield Running(server, port, task)
+        yield Running(server, server.servers[0].sockets[0].getsockname()[1], task)
     finally:
         server.should_exit = True
         try:

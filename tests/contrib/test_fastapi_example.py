@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START = 60.0
 """Seconds: an interpreter and its imports on a machine that has a lot to do."""
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 class App:

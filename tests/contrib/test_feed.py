@@ -78,7 +78,7 @@ async def fed(c: AsyncCoordinator, client: ListClient, *channels: str, **options
     """The client has been let in, and is fed while the block lasts."""
     running = asyncio.create_task(feed_of(c, *channels, **options).run(client))
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await client.opened.wait()
         yield
     finally:
@@ -305,7 +305,7 @@ async def test_a_source_that_raises(unique: str) -> None:
             raise OSError("no such table")
 
     client = ListClient()
-    async with AsyncCoordinator(f"memory://{unique}") as c, asyncio.timeout(5):
+    async with AsyncCoordinator(f"memory://{unique}") as c, asyncio.timeout(30):
         with pytest.raises(OSError, match="no such table"):
             await feed_of(c, replay=Broken(), after="7").run(client)
         assert client.got == ["8 a"]
@@ -357,7 +357,7 @@ async def test_the_coordinator_is_closed(unique: str) -> None:
     client = ListClient()
     c = AsyncCoordinator(f"memory://{unique}")
     await c.open()
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         group.create_task(feed_of(c).run(client))
         await client.opened.wait()
         await c.close()

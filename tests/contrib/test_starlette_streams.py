@@ -108,9 +108,9 @@ async def test_clients_come_while_the_database_is_down(server: Server, database:
                 ready = await client.get("/ready")
                 assert (ready.status_code, ready.json()["ready"]) == (503, False)
                 assert "the database has not answered yet" in ready.json()["troubles"]
+                await reader.kept_alive(2)
                 proxy.accept()
                 assert (await reader.next()).gap()["reason"] == "reconnect"
-                assert reader.parser.comments > 1
                 frame = json.loads(await asyncio.wait_for(socket.recv(), LIMIT))
                 assert (frame["event"], frame["data"]["reason"]) == ("gap", "reconnect")
                 await client.get("/tell/word")

@@ -23,9 +23,9 @@ from tests.processes import spawn, stop
 from tests.servers import Server, free_port
 
 SHOP = Path(__file__).resolve().parents[2] / "examples" / "django_shop"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 def run(folder: Path, database: str, *command: str) -> subprocess.CompletedProcess[str]:

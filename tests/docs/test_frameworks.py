@@ -35,9 +35,9 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 EVERY = "0.05"
 ENOUGH = 5
 """Reports of one process after which it counts as the one that does the job."""
-PATIENCE = 30.0
+PATIENCE = 60.0
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 def need_package(config: pytest.Config, package: str) -> None:
@@ -172,11 +172,14 @@ def test_gunicorn(
     program = start(command, VISITS=str(tmp_path / "visits"))
     eventually(lambda: len(seen()) == 3, PATIENCE, what="three workers stand in line")
     first = program.wait_reporter()
-    visits = 60
+    pages: list[tuple[int, str]] = []
     with ThreadPoolExecutor(6) as pool:
-        pages = list(pool.map(lambda _: get(url), range(visits)))
-    assert {status for status, _ in pages} == {200}, program.story()
-    assert sorted(int(page.split()[1].rstrip(",")) for _, page in pages) == list(range(1, visits + 1))
+        for _ in range(10):  # on a busy machine one worker may answer all of a round
+            pages += pool.map(lambda _: get(url), range(60))
+            assert {status for status, _ in pages} == {200}, program.story()
+            if len({page.split()[-1] for _, page in pages}) > 1:
+                break
+    assert sorted(int(page.split()[1].rstrip(",")) for _, page in pages) == list(range(1, len(pages) + 1))
     assert len({page.split()[-1] for _, page in pages}) > 1, "one worker alone answered"
     os.kill(first, signal.SIGKILL)
     second = program.wait_reporter(first)
@@ -197,7 +200,7 @@ for line in sys.stdin:
         print("sent", len(sent) - 1)
     else:
         try:
-            print("result", sent[int(word)].get(timeout=10))
+            print("result", sent[int(word)].get(timeout=20))
         except Exception as error:
             print("result lost:", type(error).__name__)
 """

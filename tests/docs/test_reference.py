@@ -21,6 +21,8 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PUBLIC = [getattr(pgconcert, name) for name in pgconcert.__all__]
 CLASSES = [value for value in PUBLIC if isinstance(value, type) and value.__module__.startswith("pgconcert")]
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory) -> set[str]:

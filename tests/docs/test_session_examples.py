@@ -7,16 +7,21 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from pgconcert.blocking import Coordinator
+from pgconcert.testing import eventually
+from tests.postgres.threads import Running
 from tests.processes import Worker
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-TTL = "1"
-PATIENCE = 30.0
+TTL = "3"
+PATIENCE = 60.0
 
 Start = Callable[[str], Worker]
+
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
@@ -30,6 +35,12 @@ def start(database: str, worker: Callable[..., Worker], monkeypatch: pytest.Monk
     monkeypatch.setenv("REPORT_EVERY", "0.05")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     return lambda name: worker(EXAMPLES / name)
+
+
+def waiting(database: str, name: str) -> int:
+    """How many sessions are known to wait for a name."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        return connection.execute("select from pgconcert.waiting where name = %s", [name]).rowcount
 
 
 def ends_in_good_order(*workers: Worker) -> None:
@@ -62,8 +73,11 @@ def test_importer_makes_room(start: Start, database: str) -> None:
         holder = lock.holder()
         assert holder is not None
         assert (holder.pid, holder.data) == (importer.pid, {"service": "billing"})
+        # who is asked to make room takes it again when nobody is there
+        waits = Running(lambda: lock.acquire(timeout=PATIENCE))
+        eventually(lambda: waiting(database, "importer") == 1, PATIENCE, what="we are known to wait")
         assert lock.request_release()
-        with lock.acquire(timeout=PATIENCE):
+        with waits.result(PATIENCE):
             assert importer.returncode is None
     ends_in_good_order(importer)
 
@@ -79,6 +93,7 @@ def test_scheduler(start: Start, database: str) -> None:
     assert later > term
     third = start("scheduler.py")
     third.expect(f"{third.pid} sees that {second.pid} leads", PATIENCE)
+    eventually(lambda: waiting(database, "scheduler") == 1, PATIENCE, what="the third is known to wait")
     with Coordinator(database) as c:
         assert c.election("scheduler").request_release()
     assert int(third.expect(f"{third.pid} leads term", PATIENCE)) > later

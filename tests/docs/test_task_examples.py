@@ -27,7 +27,7 @@ from tests.processes import Worker
 from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0
+PATIENCE = 60.0
 EXAMPLE = re.compile(r"```\{code-block\} (python|sql)\n(.*?)```", flags=re.DOTALL)
 ORDERS = """
     create table orders (
@@ -35,6 +35,8 @@ ORDERS = """
         created_at timestamptz not null default clock_timestamp(), shipped_at timestamptz,
         failures int not null default 0)
 """
+
+pytestmark = pytest.mark.timeout(180)
 
 
 class Api:
@@ -167,8 +169,11 @@ def test_the_program(fresh: str, worker: Callable[..., Worker], monkeypatch: pyt
     with psycopg.connect(fresh, autocommit=True) as connection:
         connection.execute(ORDERS.encode())
         connection.execute("alter table orders add column session_id bigint")
-        connection.execute("insert into orders (customer) select 'anna' from generate_series(1, 100)")
         first, second = (worker(ROOT / "examples/shipping.py") for _ in range(2))
+        # who came long before the other would have shipped them all
+        both = "select from pgconcert.entry where kind = 'runner' and session_id is not null"
+        eventually(lambda: connection.execute(both.encode()).rowcount == 2, PATIENCE, what="both are at work")
+        connection.execute("insert into orders (customer) select 'anna' from generate_series(1, 100)")
         first.expect(f"{first.pid} ships order", PATIENCE)
         second.expect(f"{second.pid} ships order", PATIENCE)
         first.kill()

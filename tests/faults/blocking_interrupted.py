@@ -41,7 +41,7 @@ def jobs(c: Coordinator, other: Coordinator, give_back: SimpleQueue[Hold | None]
     kept = c.lock("kept")
 
     def enter() -> None:
-        with c.lock("a"), c.lock("own", timeout=1):
+        with c.lock("a"), c.lock("own", timeout=30):
             pass
 
     def acquire() -> None:
@@ -97,7 +97,7 @@ def check(c: Coordinator, other: Coordinator, number: int) -> None:
     assert hold.key == key
     assert other.lock(key).try_acquire() is None, "two hold one key"
     hold.release()
-    theirs = other.lock(key).acquire(timeout=10)
+    theirs = other.lock(key).acquire(timeout=30)
     assert c.lock(key).try_acquire() is None, "two hold one key"
     theirs.release()
 
@@ -125,7 +125,7 @@ def main(url: str, interrupts: int) -> None:
             for competitor in competitors:
                 competitor.start()
             number = 0
-            while met.total() < interrupts:
+            while met.total() < interrupts or len(met) < len(everything):
                 number += 1
                 name, job = random.choice(everything)
                 try:

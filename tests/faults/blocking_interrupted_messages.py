@@ -67,12 +67,11 @@ def jobs(
     return {job.__name__: job for job in (get, publish, publish_many, subscribe, listen, request)}
 
 
-def send(other: Coordinator, end: threading.Event) -> None:
+def send(other: Coordinator, sent: list[int], end: threading.Event) -> None:
     """Numbers, for ever."""
-    number = 0
     while not end.is_set():
-        other.publish("numbers", str(number))
-        number += 1
+        other.publish("numbers", str(sent[0]))
+        sent[0] += 1
         end.wait(0.0005)
 
 
@@ -81,7 +80,7 @@ def main(url: str, interrupts: int) -> None:
     signal.signal(signal.SIGALRM, _interrupt)
     met: Counter[str] = Counter()
     end = threading.Event()
-    expected = 0
+    sent, expected = [0], 0
     taken: list[Message | None] = [None]
     with (
         Coordinator(url, name="interrupted") as c,
@@ -90,7 +89,7 @@ def main(url: str, interrupts: int) -> None:
         c.subscribe("numbers", capacity=1_000_000) as numbers,
     ):
         everything = [*jobs(c, numbers, taken).items()]
-        sender = threading.Thread(target=send, args=(other, end))
+        sender = threading.Thread(target=send, args=(other, sent, end))
         sender.start()
         while met.total() < interrupts or len(met) < len(everything):
             name, job = random.choice(everything)
@@ -108,7 +107,7 @@ def main(url: str, interrupts: int) -> None:
                 expected += 1
         end.set()
         sender.join()
-        while numbers.statistics.queued:
+        while expected < sent[0]:
             assert numbers.get(timeout=20).text == str(expected)
             expected += 1
         assert not numbers.statistics.dropped

@@ -24,7 +24,8 @@ __all__ = ["Director", "directed"]
 
 PAUSE = 0.12
 ENOUGH = 12
-AT_MOST_LONGER = 15.0
+AT_MOST_LONGER = 40.0
+START_LIMIT = 60.0
 END_LIMIT = 30.0
 
 
@@ -46,14 +47,16 @@ class Director:
         """Start workers until all places are taken."""
         new = [self.start(PROGRAM, self.orders.text()) for _ in range(self.processes - len(self.workers))]
         for worker in new:
-            worker.expect("ready")
+            worker.expect("ready", START_LIMIT)
             worker.send("go")
         self.workers += new
 
-    def disturb(self, seconds: float) -> None:
-        """For so long; on a busy machine, where a fault takes its time, until there were enough of them."""
+    def disturb(self, seconds: float, enough: Callable[[], bool] = lambda: True) -> None:
+        """For so long; on a busy machine, where everything takes its time, until enough has happened."""
         end = time.monotonic() + seconds
-        while (now := time.monotonic()) < end or (self.faults.total() < ENOUGH and now < end + AT_MOST_LONGER):
+        while (now := time.monotonic()) < end or (
+            now < end + AT_MOST_LONGER and not (self.faults.total() >= ENOUGH and enough())
+        ):
             time.sleep(PAUSE * random.uniform(0.5, 1.5))
             self.wake(time.monotonic())
             random.choice([self.kill, self.stop, self.stop, self.cut, self.cut, self.cut, self.cut_a_stopped_one])()
@@ -110,14 +113,21 @@ class Director:
 
 
 def directed(
-    server: Server, start: Callable[..., Worker], orders: Orders, seconds: float, processes: int
+    server: Server,
+    start: Callable[..., Worker],
+    orders: Orders,
+    seconds: float,
+    processes: int,
+    enough: Callable[[Verdict, Counter[str]], bool] = lambda verdict, faults: True,
 ) -> tuple[Verdict, Counter[str]]:
-    """Let `processes` compete by `orders` for so long, under faults; what the history says, and the faults by kind."""
+    """Let `processes` compete by `orders` for so long, under faults; what the history says, and the faults by kind.
+
+    On a busy machine it goes on until what has happened so far is `enough`."""
     path = Path(orders.history)
     diary = Diary(path)
     director = Director(server, orders.url, start, orders, diary, processes=processes)
     director.fill_up()
-    director.disturb(seconds)
+    director.disturb(seconds, lambda: enough(judge(read(path)), director.faults))
     director.finish()
     diary.close()
     eventually(lambda: not advisory_locks(orders.url), what="nothing is left in pg_locks")

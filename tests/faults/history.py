@@ -29,8 +29,10 @@ from typing import Final, Self
 _LAYOUT: Final = struct.Struct("<BHiiqq")
 _SECOND: Final = 1_000_000_000
 
-NOTICE: Final = 2 * _SECOND
-"""The longest window, in nanoseconds: milliseconds in truth, and room for a machine that is busy with other things."""
+NOTICE: Final = 10 * _SECOND
+"""The longest window, in nanoseconds: milliseconds in truth, and room for a machine that is busy with other things. Far
+below the time after which a worker would believe that the network is dead (``worker.py``), so nothing but the watched
+socket can have told."""
 
 
 class Kind(enum.IntEnum):
@@ -82,6 +84,11 @@ class Diary:
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def count(path: Path) -> int:
+    """How many records a file has; 0 while there is none."""
+    return path.stat().st_size // _LAYOUT.size if path.exists() else 0
 
 
 def read(path: Path) -> list[Record]:

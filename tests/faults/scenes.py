@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pgconcert import AsyncCoordinator, AsyncHold
 from pgconcert.events import Event
@@ -34,6 +34,17 @@ def seen(coordinator: AsyncCoordinator, kind: type[E]) -> list[E]:
 def session_of(coordinator: AsyncCoordinator, role: str = "lock") -> int | None:
     """The server process of a link; None while there is none."""
     return next((link.server_pid for link in coordinator.health().links if link.role == role), None)
+
+
+def believe_silence(coordinator: AsyncCoordinator, network_timeout: float) -> None:
+    """Let a silence of so many seconds count as a dead network from now on.
+
+    A time-out that is short from the beginning also ends links of a server that is only busy, before the network is
+    broken and after it."""
+    backend: Any = coordinator.backend
+    context = backend._listener.keeper._context
+    assert context.network_timeout > 0
+    object.__setattr__(context, "network_timeout", network_timeout)
 
 
 def holders(url: str, key: str) -> list[int]:

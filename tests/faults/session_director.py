@@ -148,6 +148,18 @@ class Stage:
             self.thawing = time.monotonic() + random.uniform(0.1, 1.5)
             self.done["frozen"] += 1
 
+    def shown(self) -> bool:
+        """Whether all that a run must have seen has happened: also that a guard was refused."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            row = connection.execute(
+                "select exists (select from written)"
+                " and exists (select from pgconcert.audit where relation = 'session' and"
+                " old->'expires' < new->'expires')"
+                " and exists (select from pgconcert.audit where relation = 'entry' and (new->>'given')::bool)"
+            ).fetchone()
+        told = [json.loads(path.read_text()) for path in self.folder.glob("*.json")]
+        return row == (True,) and any(one["beliefs"] for one in told) and any("refused" in one["done"] for one in told)
+
     def finish(self) -> Verdict:
         """Let everybody come to an end; what the history says."""
         for worker in self.workers:

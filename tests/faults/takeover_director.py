@@ -65,13 +65,19 @@ class Stage:
     workers: list[Worker] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
 
-    def disturb(self, seconds: float) -> None:
-        """Stop a process or a server process now and then, for longer than a session lives."""
+    def disturb(self, seconds: float, often: float) -> None:
+        """Stop a process or a server process now and then, for longer than a session lives; until everything that
+        the history tells of has happened more ``often`` than that, however slow the machine is."""
         end = time.monotonic() + seconds
         with psycopg.connect(self.url, autocommit=True, application_name="judge") as connection:
-            while time.monotonic() < end:
+            while time.monotonic() < end or not self._is_enough(often):
+                assert time.monotonic() < end + END_LIMIT, (self.done, judge(versions(self.url)).counts)
                 self._watch(connection, random.uniform(0.02, 0.15))
                 random.choice([self._stop_worker, self._stop_backend, self._stop_backend, self._guard])(connection)
+
+    def _is_enough(self, often: float) -> bool:
+        counts = judge(versions(self.url)).counts
+        return all(counts[what] > often for what in ("taken over", "renewed", "revoked", "given"))
 
     def _stop_worker(self, connection: psycopg.Connection[Any]) -> None:
         worker = random.choice(self.workers)

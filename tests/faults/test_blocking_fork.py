@@ -20,7 +20,7 @@ from pgconcert.testing import advisory_locks, eventually
 from tests.faults.scenes import holders
 from tests.processes import Worker
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 
 START = """
 import gc, os, sys, threading, time, traceback
@@ -219,7 +219,7 @@ def child():
 said, code = in_a_child(child)
 assert (said, code) == ("checked", 0), (said, code)
 theirs.release()
-waiting.join(10)
+waiting.join(30)
 assert not waiting.is_alive()
 other.close()
 """
@@ -275,7 +275,7 @@ for pid in children:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 end.set()
 for thread in threads:
-    thread.join(20)
+    thread.join(30)
     assert not thread.is_alive()
 assert backends(c)[: len(before)] == before, (backends(c), before)
 """
@@ -283,12 +283,12 @@ assert backends(c)[: len(before)] == before, (backends(c), before)
 )
 
 
-def unharmed(database: str, process: Worker, limit: float = 40) -> None:
+def unharmed(database: str, process: Worker, limit: float = 90) -> None:
     """The parent lives and the server agrees that it holds; then it ends in order."""
     process.expect("alive", limit)
     assert len(holders(database, "forked")) == 1
     process.send("go on")
-    process.expect("done")
+    process.expect("done", 30)
     assert process.wait() == 0
     eventually(lambda: not advisory_locks(database), what="nothing is left in pg_locks")
 

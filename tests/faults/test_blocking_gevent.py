@@ -17,7 +17,7 @@ from tests.faults.scenes import holders
 from tests.processes import Worker
 from tests.servers import Server
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 START = """
 from gevent import monkey
@@ -41,7 +41,7 @@ gevent.spawn(tick)
 def until_ticked(more=20):
     # Let the others run until the ticking one has run so often: it is not blocked.
     end = ticks + more
-    with gevent.Timeout(10):
+    with gevent.Timeout(30):
         while ticks < end:
             gevent.sleep(0.001)
 """
@@ -49,19 +49,24 @@ def until_ticked(more=20):
 WORDS = (
     START
     + """
+def in_vain(lock):
+    try:
+        lock.acquire(timeout=0.2)
+    except AcquireTimeout as error:
+        return str(error)
+    raise AssertionError("the lock of another was granted")
+
 with Coordinator(url, name="one") as c, Coordinator(url, name="other") as other:
     with c.lock("x") as hold:
         assert other.lock("x").try_acquire() is None
         before = ticks
-        try:
-            other.lock("x").acquire(timeout=0.2)
-        except AcquireTimeout as error:
-            assert "held by one" in str(error), error
+        # a busy server does not say in time who has it, and is asked again
+        assert any("held by one" in in_vain(other.lock("x")) for _ in range(20))
         assert ticks > before, "a wait blocked every greenlet"
-        waiting = gevent.spawn(lambda: other.lock("x").acquire(timeout=20))
+        waiting = gevent.spawn(other.lock("x").acquire)
         until_ticked()
         assert not waiting.dead
-    waiting.get(timeout=10).release()
+    waiting.get(timeout=30).release()
     with c.lock_all(["a", "b"]), c.semaphore("s", 2) as permit, c.lock("r", shared=True):
         assert permit.permit in (0, 1)
         assert other.lock("b").try_acquire() is None
@@ -82,14 +87,15 @@ with Coordinator(url, name="one") as c, Coordinator(url, name="other") as other:
                 assert inside == 1
                 gevent.sleep(0)
                 inside -= 1
-    gevent.joinall([gevent.spawn(work, number) for number in range(20)], timeout=40, raise_error=True)
+    gevent.joinall([gevent.spawn(work, number) for number in range(20)], timeout=80, raise_error=True)
     assert entries == 200, entries
     hold = c.lock("killed").acquire()
     victim = gevent.spawn(other.lock("killed").acquire)
     until_ticked()
-    victim.kill(timeout=10)
+    victim.kill(timeout=30)
+    assert victim.dead
     hold.release()
-    with other.lock("killed", timeout=10):
+    with other.lock("killed", timeout=30):
         pass
     print("worked", flush=True)
     sys.stdin.readline()
@@ -147,8 +153,8 @@ def _gevent(request: pytest.FixtureRequest) -> None:
 
 
 def test_everything_works(database: str, worker: Callable[..., Worker]) -> None:
-    program = worker(WORDS, database)
-    program.expect("worked", 50)
+    program = worker(WORDS, database, fresh=True)
+    program.expect("worked", 100)
     program.send("go on")
     program.expect("closed")
     assert program.wait() == 0
@@ -156,7 +162,7 @@ def test_everything_works(database: str, worker: Callable[..., Worker]) -> None:
 
 
 def test_a_loss_is_told(server: Server, database: str, worker: Callable[..., Worker]) -> None:
-    program = worker(LOSS, database)
+    program = worker(LOSS, database, fresh=True)
     program.expect("holds")
     (pid,) = holders(database, "x")
     assert server.kill_backend(pid)
@@ -168,7 +174,7 @@ def test_a_loss_is_told(server: Server, database: str, worker: Callable[..., Wor
 
 def test_the_end_of_a_program(database: str, worker: Callable[..., Worker]) -> None:
     """With a hold out and a greenlet that waits."""
-    program = worker(EXIT, database)
+    program = worker(EXIT, database, fresh=True)
     program.expect("holds")
-    assert program.wait(20) == 0
+    assert program.wait(40) == 0
     eventually(lambda: not advisory_locks(database), what="nothing is left in pg_locks")

@@ -16,7 +16,7 @@ from tests.faults.scenes import holders
 from tests.processes import Worker
 from tests.servers import Server
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 
 START = """
 import asyncio, gc, os, sys, traceback
@@ -191,7 +191,7 @@ print("done", flush=True)
 
 def unharmed(server: Server, database: str, process: Worker) -> None:
     """The parent lives and the server agrees that it holds; then it ends in order."""
-    process.expect("alive", 40)
+    process.expect("alive", 90)
     assert len(holders(database, "forked")) == 1
     process.send("go on")
     process.expect("done")

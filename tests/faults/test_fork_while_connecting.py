@@ -18,7 +18,7 @@ from tests.faults.scenes import holders
 from tests.processes import Worker
 from tests.servers import Server
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 PARENT = """
 import asyncio, os, socket, sys, time
@@ -38,12 +38,12 @@ def to_the_proxy():
     return found
 
 runner = asyncio.Runner()
-c = AsyncCoordinator(url, engine=engine)
+c = AsyncCoordinator(url, engine=engine, connect_timeout=60)
 runner.run(c.open())
 
 async def begin():
     claim = asyncio.create_task(c.lock("forked").acquire())
-    while not to_the_proxy():
+    while to_the_proxy() < 2:  # libpq's, and the copy that the loop watches
         await asyncio.sleep(0.01)
     return claim
 
@@ -56,7 +56,7 @@ if not pid:
     os._exit(0)
 print("child", pid, flush=True)
 print("sockets", os.read(said, 100).decode().strip(), flush=True)
-assert to_the_proxy() == 2  # libpq's, and the copy that the loop watches
+assert to_the_proxy() == 2
 sys.stdin.readline()
 
 async def finish():
@@ -83,7 +83,7 @@ def test_the_child_closes_the_socket_of_a_connection_being_made(
         assert len(holders(database, "forked")) == 1
         parent.kill()
         # the child lives on; had it the socket, the server would believe that the parent does
-        eventually(lambda: not holders(database, "forked"), 5, what="the lock of the dead parent is free")
+        eventually(lambda: not holders(database, "forked"), 30, what="the lock of the dead parent is free")
         os.kill(child, 0)
     finally:
         os.kill(child, signal.SIGKILL)

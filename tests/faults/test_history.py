@@ -114,20 +114,20 @@ def test_a_grant_that_was_under_way_when_its_session_ended_is_excused() -> None:
     late = hold(1, 3, 3.1, how=Kind.TOLD)
     assert wrong(hold(2, 2.5, 4), cut, late, at(Kind.CONTINUED, 1, 2.9)) == []
     assert any("overlap" in line for line in wrong(hold(2, 2.5, 4), late))
-    assert any("late" in line for line in wrong(hold(2, 2.5, 9), cut, hold(1, 3, 8, how=Kind.TOLD)))
+    assert any("late" in line for line in wrong(hold(2, 2.5, 19), cut, hold(1, 3, 18, how=Kind.TOLD)))
 
 
 def test_a_loser_that_is_told_late_is_found() -> None:
     cut = at(Kind.TERMINATED, 1, 2, backend=1001)
-    assert any("late" in line for line in wrong(hold(1, 1, 9, how=Kind.TOLD), cut))
-    assert any("late" in line for line in wrong(hold(1, 1, 9), cut))
+    assert any("late" in line for line in wrong(hold(1, 1, 19, how=Kind.TOLD), cut))
+    assert any("late" in line for line in wrong(hold(1, 1, 19), cut))
 
 
 def test_a_stopped_loser_must_know_soon_after_it_goes_on() -> None:
     cut = at(Kind.TERMINATED, 1, 2, backend=1001)
-    assert wrong(hold(1, 1, 9, how=Kind.TOLD), cut, at(Kind.CONTINUED, 1, 8.5), hold(2, 3, 4)) == []
-    assert any("late" in line for line in wrong(hold(1, 1, 9, how=Kind.TOLD), cut, at(Kind.CONTINUED, 1, 3)))
-    assert any("late" in line for line in wrong(hold(1, 1, 9, how=Kind.TOLD), cut, at(Kind.CONTINUED, 2, 8.5)))
+    assert wrong(hold(1, 1, 19, how=Kind.TOLD), cut, at(Kind.CONTINUED, 1, 18.5), hold(2, 3, 4)) == []
+    assert any("late" in line for line in wrong(hold(1, 1, 19, how=Kind.TOLD), cut, at(Kind.CONTINUED, 1, 3)))
+    assert any("late" in line for line in wrong(hold(1, 1, 19, how=Kind.TOLD), cut, at(Kind.CONTINUED, 2, 18.5)))
 
 
 def test_a_loss_without_cause_is_found() -> None:

@@ -3,6 +3,9 @@
 Theory. Three things must hold whatever happens: a holder that others may replace has been told before; what is taken
 over is taken at the end of the old session's time, never before it, by the server's clock; and whoever lost nothing
 goes on. The one bound in seconds is each test's own time limit. The network: `test_job_locks_network.py`.
+
+Only what is to be lost has a short ``ttl``, and on a busy machine it may be lost before its time. What is to stay has a
+long one.
 """
 
 from __future__ import annotations
@@ -16,31 +19,34 @@ from typing import Any, Literal
 import pytest
 
 from pgconcert import AsyncCoordinator
-from pgconcert.events import HeartbeatFailed, JobFailed
+from pgconcert.events import HeartbeatFailed, HeartbeatLate, JobFailed
 from pgconcert.jobs import AsyncJobHold
 from pgconcert.testing import eventually_async
 from tests.faults.scenes import down, seen
-from tests.postgres.jobscenes import expires, make_tables, row, until_marked, until_renewed
+from tests.postgres.jobscenes import expires, make_tables, marks, row, until_marked, until_renewed
 from tests.postgres.scenes import raw
 from tests.processes import Worker
 from tests.servers import OwnServer, Server
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 Engine = Literal["loop", "thread"]
 both_engines = pytest.mark.parametrize("engine", ["loop", "thread"])
 
 TTL = 2.0
+LASTING = 60.0
 
 HOLDER = """
 import asyncio, sys, time
 from pgconcert import AsyncCoordinator
 from pgconcert.errors import SessionLost
 
+interval = float(sys.argv[4]) if sys.argv[4:] else None
+
 async def main():
     async with AsyncCoordinator(sys.argv[1]) as c:
         try:
-            async with c.job_lock(sys.argv[2], ttl=float(sys.argv[3])) as hold:
+            async with c.job_lock(sys.argv[2], ttl=float(sys.argv[3]), interval=interval) as hold:
                 print("holds", hold.token, hold.session_id, flush=True)
                 clock = began = time.time()
                 while not hold.lost:
@@ -109,31 +115,57 @@ async def stop(process: Worker) -> None:
     await eventually_async(lambda: status.read_text().rpartition(")")[2].split()[0] == "T")
 
 
+async def stopped(worker: Callable[..., Worker], tables: str, unique: str) -> tuple[Worker, int, int]:
+    """A process that stands still while it holds, with its token and session; one that lost it before is replaced."""
+    while True:
+        process = worker(HOLDER, tables, unique, str(TTL))
+        token, session = map(int, await said(process, "holds"))
+        await stop(process)
+        if row(tables, unique).session == session:
+            return process, token, session
+        process.kill()
+
+
+async def until_it_waits(tables: str, unique: str, waits: asyncio.Task[AsyncJobHold]) -> None:
+    """Wait until it waits; or has it, if whoever had it lost it before its time."""
+    await eventually_async(lambda: waits.done() or marks(tables, unique), what="it waits")
+
+
+def had_lost(process: Worker) -> bool:
+    """Whether one that was killed had lost the lock before."""
+    try:
+        process.expect("told")
+    except AssertionError:
+        return False
+    return True
+
+
 async def test_the_lock_of_a_killed_process_is_taken_over_when_its_time_is_over(
     tables: str, worker: Callable[..., Worker], unique: str
 ) -> None:
-    process = worker(HOLDER, tables, unique, str(TTL))
-    token, session = await said(process, "holds")
     async with AsyncCoordinator(tables) as c:
-        waits = asyncio.create_task(c.job_lock(unique, ttl=TTL).acquire())
-        await until_marked(tables, unique)
-        process.kill()
-        mine = await waits
-        assert mine.token > int(token)
+        while True:
+            process = worker(HOLDER, tables, unique, str(TTL))
+            token, session = await said(process, "holds")
+            waits = asyncio.create_task(c.job_lock(unique, ttl=LASTING).acquire())
+            await until_it_waits(tables, unique, waits)
+            process.kill()
+            mine = await waits
+            assert mine.token > int(token)
+            await mine.release()
+            if not had_lost(process):
+                break
         assert mine.since >= expires(tables, int(session))
-        await mine.release()
 
 
 async def test_whoever_has_been_stopped_for_too_long_knows_it_at_once(
     tables: str, worker: Callable[..., Worker], unique: str
 ) -> None:
-    process = worker(HOLDER, tables, unique, str(TTL))
-    token, session = await said(process, "holds")
     async with AsyncCoordinator(tables) as c:
-        await stop(process)
-        async with c.job_lock(unique, ttl=TTL) as mine:
-            assert mine.since >= expires(tables, int(session))
-            assert mine.token > int(token)
+        process, token, session = await stopped(worker, tables, unique)
+        async with c.job_lock(unique, ttl=LASTING) as mine:
+            assert mine.since >= expires(tables, session)
+            assert mine.token > token
             process.cont()
             await said(process, "told")
             assert not mine.lost
@@ -141,11 +173,11 @@ async def test_whoever_has_been_stopped_for_too_long_knows_it_at_once(
             assert (found.session, found.token) == (mine.session_id, mine.token)
         (again,) = await said(process, "again")
         assert int(again) > mine.token
-    assert await asyncio.to_thread(process.wait) == 0
+    assert await asyncio.to_thread(process.wait, 30) == 0
 
 
 async def test_a_short_stop_loses_nothing(tables: str, worker: Callable[..., Worker], unique: str) -> None:
-    process = worker(HOLDER, tables, unique, "20")
+    process = worker(HOLDER, tables, unique, "20", "1")
     token, session = await said(process, "holds")
     await stop(process)
     async with AsyncCoordinator(tables) as c:
@@ -159,17 +191,20 @@ async def test_a_short_stop_loses_nothing(tables: str, worker: Callable[..., Wor
 async def test_a_lock_on_the_table_is_no_hot_loop(tables: str, unique: str) -> None:
     """Nobody can renew for longer than the ttl: few tries, the loss in time, and then it goes on for all."""
     async with AsyncCoordinator(tables) as c, AsyncCoordinator(tables) as other:
-        failed = seen(c, HeartbeatFailed)
+        failed, late = seen(c, HeartbeatFailed), seen(c, HeartbeatLate)
         hold = await c.job_lock(unique, ttl=TTL, on_lost="report").acquire()
         waits = asyncio.create_task(other.job_lock(unique, ttl=TTL).acquire())
-        await until_marked(tables, unique)
+        known: list[bool] = []
+        waits.add_done_callback(lambda _: known.append(hold.lost))
+        await until_it_waits(tables, unique, waits)
         with raw(tables) as owner, owner.transaction():
             owner.execute("lock table pgconcert.session in access exclusive mode")
             reason = await hold.wait_lost()
-            assert not waits.done()
         assert "no heartbeat" in reason
-        assert 1 <= len(failed) < 25
+        assert failed or late
+        assert len(failed) < 25
         mine = await waits
+        assert known == [True]
         assert mine.token > hold.token
         await mine.release()
         await hold.release()
@@ -198,13 +233,12 @@ async def test_a_release_waits_no_longer_than_the_session_lasts(
 ) -> None:
     """While the server is away nobody can be told; when the time of the session is over it is free anyway."""
     async with AsyncCoordinator(tables) as c:
-        lock = c.job_lock(unique, ttl=TTL)
-        hold = await lock.acquire()
+        hold = await c.job_lock(unique, ttl=TTL).acquire()
         async with down(own_server, "immediate"):
             releasing = asyncio.create_task(hold.release())
             await asyncio.wait([releasing], timeout=30)
             assert releasing.done()
-        async with lock as again:
+        async with c.job_lock(unique, ttl=LASTING) as again:
             assert again.token > hold.token
 
 
@@ -239,16 +273,16 @@ async def test_the_clock_of_the_client_is_not_asked(
         environment.setenv("FAKETIME_TIMESTAMP_FILE", str(wrong))
         environment.setenv("FAKETIME_NO_CACHE", "1")
         environment.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        process = worker(HOLDER, tables, unique, str(TTL))
+        process = worker(HOLDER, tables, unique, "6")
         token, session = await said(process, "holds")
     async with AsyncCoordinator(tables) as c:
-        waits = asyncio.create_task(c.job_lock(unique, ttl=TTL).acquire())
+        waits = asyncio.create_task(c.job_lock(unique, ttl=LASTING).acquire())
         await until_marked(tables, unique)
         for offset in (300, -300):
             wrong.write_text(f"{offset:+d}")
             (by,) = await said(process, "clock")
             assert int(by) == pytest.approx(offset, abs=60)
-            await until_renewed(tables, int(session), TTL)
+            await until_renewed(tables, int(session), 6.0)
             assert not waits.done()
             found = row(tables, unique)
             assert (found.session, found.token) == (int(session), int(token))
@@ -259,6 +293,13 @@ async def test_the_clock_of_the_client_is_not_asked(
         await mine.release()
 
 
+async def runs(keeper: Worker, token: int) -> int:
+    """Wait until the job runs there with that token, or with a later one."""
+    while (found := int((await said(keeper, "runs"))[0])) < token:
+        pass
+    return found
+
+
 async def test_a_job_goes_on_in_another_process(tables: str, worker: Callable[..., Worker], unique: str) -> None:
     keepers = [worker(KEEPER, tables, unique, str(TTL)) for _ in range(2)]
     for keeper in keepers:
@@ -267,11 +308,9 @@ async def test_a_job_goes_on_in_another_process(tables: str, worker: Callable[..
         lock = c.job_lock(unique)
         first: Any = await eventually_async(lock.holder)
         running, other = sorted(keepers, key=lambda keeper: keeper.pid != first.pid)
-        assert await said(running, "runs") == [str(first.token)]
-        assert other.heard == ["begins"]
+        assert await runs(running, first.token) == first.token
         running.kill()
-        (token,) = await said(other, "runs")
-        assert int(token) > first.token
+        assert await runs(other, first.token + 1) > first.token
 
 
 async def test_an_interrupt_ends_a_job_that_is_kept_running(
@@ -281,7 +320,7 @@ async def test_an_interrupt_ends_a_job_that_is_kept_running(
     await said(process, "runs")
     process._process.send_signal(signal.SIGINT)
     assert await said(process, "interrupted") == ["None"]
-    assert await asyncio.to_thread(process.wait) == 0
+    assert await asyncio.to_thread(process.wait, 30) == 0
 
 
 async def test_a_kept_job_survives_the_loss_of_the_server(own_server: OwnServer, tables: str, unique: str) -> None:
@@ -300,11 +339,12 @@ async def test_a_kept_job_survives_the_loss_of_the_server(own_server: OwnServer,
                 raise
 
         keeping = asyncio.create_task(c.run_in_job_lock(unique, job, ttl=1.0))
-        await eventually_async(lambda: len(tokens) == 1)
+        await eventually_async(lambda: tokens)
         async with down(own_server, "immediate"):
-            await eventually_async(lambda: cancelled == 1, what="the job is cancelled, because its session is lost")
-        await eventually_async(lambda: len(tokens) == 2, 20.0, what="it runs again")
-        assert tokens[1] > tokens[0]
+            await eventually_async(lambda: cancelled == len(tokens), what="it is cancelled, as its session is lost")
+            ran = len(tokens)
+        await eventually_async(lambda: len(tokens) > ran, 30.0, what="it runs again")
+        assert tokens == sorted(set(tokens))
         assert not failures
         keeping.cancel()
         await asyncio.wait([keeping])

@@ -43,7 +43,7 @@ def with_block(c: Coordinator) -> None:
 
 
 def with_hold(c: Coordinator) -> None:
-    hold = c.job_lock("job").acquire(timeout=5)
+    hold = c.job_lock("job").acquire(timeout=30)
     with hold:
         pass
 

@@ -25,17 +25,19 @@ PROCESSES = 8
 KEYS = 8
 MANY = 30
 """So many turns a process cannot ask for in vain."""
+LONG = 15.0
+"""Seconds that nobody waits, on a busy machine either."""
 
 
-def check(verdict: Verdict, seconds: float) -> None:
-    """No overlap; and every process that lived for a while took turns, none of which waited half of the time."""
+def check(verdict: Verdict) -> None:
+    """No overlap; and every process that lived for a while took turns, none of which waited for very long."""
     assert verdict.wrong == []
     print(f"{verdict.holds} locks held, the longest wait was {longest_wait(verdict.turns):.3f} s")
     asked = Counter(turn.pid for turn in verdict.turns)
     entered = Counter(turn.pid for turn in verdict.turns if turn.entered is not None)
     # whoever asked less was killed soon after its start
     assert [pid for pid, turns in asked.items() if turns >= MANY and not entered[pid]] == []
-    assert longest_wait(verdict.turns) < max(seconds / 2, 5)
+    assert longest_wait(verdict.turns) < LONG
 
 
 def orders(url: str, path: Path, engine: Literal["loop", "thread"]) -> Orders:
@@ -47,6 +49,7 @@ def orders(url: str, path: Path, engine: Literal["loop", "thread"]) -> Orders:
 
 @pytest.mark.parametrize("engine", ["loop", "thread"])
 @pytest.mark.long
+@pytest.mark.timeout(150)
 def test_no_deadlock_and_no_overlap(
     server: Server,
     database: str,
@@ -54,15 +57,17 @@ def test_no_deadlock_and_no_overlap(
     tmp_path: Path,
     engine: Literal["loop", "thread"],
 ) -> None:
-    verdict, faults = directed(server, worker, orders(database, tmp_path, engine), 3.0, PROCESSES)
-    check(verdict, 3.0)
-    assert verdict.holds > 100
-    assert verdict.handovers > 50
+    def enough(verdict: Verdict, faults: Counter[str]) -> bool:
+        return verdict.holds > 100 and verdict.handovers > 50
+
+    verdict, faults = directed(server, worker, orders(database, tmp_path, engine), 3.0, PROCESSES, enough)
+    check(verdict)
+    assert enough(verdict, faults)
     assert faults.total() > 0
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("engine", ["loop", "thread"])
 def test_no_deadlock_and_no_overlap_for_long(
     server: Server,
@@ -71,8 +76,9 @@ def test_no_deadlock_and_no_overlap_for_long(
     tmp_path: Path,
     engine: Literal["loop", "thread"],
 ) -> None:
-    verdict, faults = directed(server, worker, orders(database, tmp_path, engine), 30.0, PROCESSES)
-    check(verdict, 30.0)
-    assert verdict.holds > 1000
-    assert verdict.handovers > 500
-    assert faults["killed"] > 0
+    def enough(verdict: Verdict, faults: Counter[str]) -> bool:
+        return verdict.holds > 1000 and verdict.handovers > 500 and faults["killed"] > 0
+
+    verdict, faults = directed(server, worker, orders(database, tmp_path, engine), 30.0, PROCESSES, enough)
+    check(verdict)
+    assert enough(verdict, faults)

@@ -43,7 +43,7 @@ async def test_publish(tables: str, engine: Engine, size: int) -> None:
     """What was cancelled arrives at most once, and what returned, exactly once."""
     numbers = iter(range(10_000))
     returned: list[str] = []
-    async with AsyncCoordinator(tables, engine=engine) as c, c.subscribe("cancelled") as messages:
+    async with AsyncCoordinator(tables, engine=engine, network_timeout=60) as c, c.subscribe("cancelled") as messages:
 
         async def publish() -> None:
             number = str(next(numbers))
@@ -66,7 +66,7 @@ async def test_publish(tables: str, engine: Engine, size: int) -> None:
 @both_engines
 async def test_entering(tables: str, engine: Engine, delivery: Literal["all", "one-process", "one-each"]) -> None:
     """Cancelled in its entry, or while it is inside, or while it leaves: nobody listens, and no lock is held."""
-    async with AsyncCoordinator(tables, engine=engine) as c:
+    async with AsyncCoordinator(tables, engine=engine, network_timeout=60) as c:
 
         async def enter() -> None:
             async with c.subscribe("entered", delivery=delivery) as messages:
@@ -76,7 +76,10 @@ async def test_entering(tables: str, engine: Engine, delivery: Literal["all", "o
         async for _ in cancelled_everywhere(enter):
             assert routes(c) == set()
         await eventually_async(lambda: c.health().locks_held == 0 and c.health().locks_waited_for == 0)
-        async with AsyncCoordinator(tables) as other, other.subscribe("entered", delivery=delivery) as messages:
+        async with (
+            AsyncCoordinator(tables, network_timeout=60) as other,
+            other.subscribe("entered", delivery=delivery) as messages,
+        ):
             assert messages.active
             await c.publish("entered", "y", id=True)
             assert (await messages.get(30)).text == "y"
@@ -85,7 +88,7 @@ async def test_entering(tables: str, engine: Engine, delivery: Literal["all", "o
 @both_engines
 async def test_get(database: str, engine: Engine) -> None:
     """Whoever leaves takes nothing along."""
-    async with AsyncCoordinator(database, engine=engine) as c, c.subscribe("taken") as messages:
+    async with AsyncCoordinator(database, engine=engine, network_timeout=60) as c, c.subscribe("taken") as messages:
         taken: list[Message] = []
 
         async def get() -> None:
@@ -104,7 +107,10 @@ async def test_get(database: str, engine: Engine) -> None:
 @both_engines
 async def test_request(database: str, engine: Engine) -> None:
     """Nobody waits for a reply any more, and the next one is answered."""
-    async with AsyncCoordinator(database, engine=engine) as c, AsyncCoordinator(database) as other:
+    async with (
+        AsyncCoordinator(database, engine=engine, network_timeout=60) as c,
+        AsyncCoordinator(database, network_timeout=60) as other,
+    ):
         async with other.listen({"asked": lambda message: message.payload + b"!"}):
 
             async def ask() -> None:
@@ -122,7 +128,7 @@ async def test_request(database: str, engine: Engine) -> None:
 @both_engines
 async def test_opening_and_closing_handlers(database: str, engine: Engine) -> None:
     """A cancelled closing goes on by itself; a cancelled opening leaves nothing."""
-    async with AsyncCoordinator(database, engine=engine) as c:
+    async with AsyncCoordinator(database, engine=engine, network_timeout=60) as c:
         handled: list[str] = []
 
         async def handler(message: Message) -> None:
@@ -146,7 +152,7 @@ async def test_closing_the_coordinator(database: str, engine: Engine) -> None:
     """Whoever is inside is told, wherever the closing was cancelled."""
 
     async def life() -> None:
-        async with AsyncCoordinator(database, engine=engine) as c:
+        async with AsyncCoordinator(database, engine=engine, network_timeout=60) as c:
             async with c.subscribe("life") as messages, c.listen({"life": lambda message: None}):
                 await c.publish("life", "x")
                 await messages.get(30)

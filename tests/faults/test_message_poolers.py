@@ -57,7 +57,9 @@ async def test_twenty_coordinators_on_two_server_connections(tables: str, pgboun
     pooler = pgbouncer("transaction", pool_size=2)
     async with contextlib.AsyncExitStack() as stack:
         everybody = [
-            await stack.enter_async_context(AsyncCoordinator(pooler.url, direct_url=tables, name=f"pooled {place}"))
+            await stack.enter_async_context(
+                AsyncCoordinator(pooler.url, direct_url=tables, name=f"pooled {place}", network_timeout=60)
+            )
             for place in range(COORDINATORS)
         ]
         receiving = [await stack.enter_async_context(c.subscribe("pooled", gaps="yield")) for c in everybody[::5]]
@@ -88,7 +90,7 @@ async def test_twenty_coordinators_on_two_server_connections(tables: str, pgboun
         }
         listening = [one for one in sessions(tables) if one.application_name.endswith("pgconcert-listen")]
         assert len(listening) == len(receiving)
-        assert len(sessions(tables)) == len(receiving) + 2
+        assert len(sessions(tables)) <= len(receiving) + 2
     assert await asyncio.to_thread(left_behind, pooler, 2) == {(0, 0)}
 
 
@@ -101,7 +103,10 @@ async def test_claims_through_the_pooler(tables: str, pgbouncer: Pooler) -> None
         def handler(message: object) -> None:
             handled[message.text] += 1  # type: ignore[attr-defined]
 
-        everybody = [await stack.enter_async_context(AsyncCoordinator(pooler.url, direct_url=tables)) for _ in range(6)]
+        everybody = [
+            await stack.enter_async_context(AsyncCoordinator(pooler.url, direct_url=tables, network_timeout=60))
+            for _ in range(6)
+        ]
         for c in everybody:
             listening = c.listen({"claimed": handler}, delivery="one-each")
             _ = await stack.enter_async_context(listening)
@@ -114,8 +119,8 @@ async def test_claims_through_the_pooler(tables: str, pgbouncer: Pooler) -> None
 async def test_requests_through_the_pooler(database: str, pgbouncer: Pooler) -> None:
     pooler = pgbouncer("transaction", pool_size=2)
     async with (
-        AsyncCoordinator(pooler.url, direct_url=database) as one,
-        AsyncCoordinator(pooler.url, direct_url=database) as two,
+        AsyncCoordinator(pooler.url, direct_url=database, network_timeout=60) as one,
+        AsyncCoordinator(pooler.url, direct_url=database, network_timeout=60) as two,
     ):
         async with two.listen({"price": lambda message: message.payload.upper()}):
             replies = await asyncio.gather(*(one.request("price", f"item {n}", timeout=30) for n in range(50)))

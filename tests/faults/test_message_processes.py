@@ -21,7 +21,7 @@ from pgconcert.testing import eventually, sessions
 from tests.processes import Worker, importing_tests, spawn
 from tests.servers import Server
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 Start = Callable[..., Worker]
 LOOPS = ["asyncio", "uvloop"]
@@ -72,7 +72,7 @@ def in_a_child():
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 with runner() as work:
-    c = AsyncCoordinator(url, engine=engine)
+    c = AsyncCoordinator(url, engine=engine, network_timeout=60)
     work.run(c.open())
     handled = []
 
@@ -214,7 +214,7 @@ def test_a_fork_while_subscribed(server: Server, database: str, worker: Start, e
     if loop == "uvloop":
         pytest.importorskip("uvloop")
     process = worker(FORK, database, engine, loop)
-    process.expect("done", 40)
+    process.expect("done", 60)
     assert process.wait() == 0
     eventually(lambda: not sessions(database))
 
@@ -229,7 +229,7 @@ def test_the_end_of_a_program(server: Server, database: str, end: str, engine: s
         pytest.importorskip("uvloop")
     statement, code, last = ENDS[end]
     with program(OPEN.replace("END", statement), database, engine, loop) as process:
-        said, errors = process.communicate(timeout=30)
+        said, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors.decode()
     assert said == b"open\n"
     assert last_line(own_words(errors)) == last, errors.decode()
@@ -242,7 +242,7 @@ def test_the_end_of_a_program(server: Server, database: str, end: str, engine: s
 @pytest.mark.parametrize("end", ["", "sys.exit(3)", "os._exit(4)", "raise RuntimeError('of the program')"])
 def test_the_end_of_a_program_with_threads(server: Server, database: str, end: str) -> None:
     with program(BLOCKING.replace("END", end), database) as process:
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == {"": 0, "sys": 3, "os": 4, "raise": 1}[end.partition(".")[0].partition(" ")[0]]
     assert last_line(own_words(errors)) == ("RuntimeError: of the program" if "raise" in end else ""), errors.decode()
     eventually(lambda: not sessions(database))

@@ -23,7 +23,7 @@ from tests.servers import Cluster, OwnServer, Server
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
-SMOKE_OUTAGE = 3.0
+SMOKE_OUTAGE = 1.0
 LONG_OUTAGE = 30.0
 
 
@@ -64,22 +64,14 @@ async def test_idle_sessions_are_ended_by_the_server(server: Server, scope: str)
             server.execute(f"alter {scope} {name if scope == 'database' else role} set idle_session_timeout = '300ms'")
             async with AsyncCoordinator(rewrite(url, user=role, password="secret"), network_timeout=60) as c:
                 lost, opened = seen(c, LinkLost), seen(c, LinkOpened)
-                with psycopg.connect(rewrite(url, user=role, password="secret"), autocommit=True) as other:
-                    async with c.subscribe("idle", gaps="yield") as messages:
-                        await c.publish("idle", "first")
-
-                        def ended() -> bool:
-                            try:
-                                other.fileno()
-                                other.execute("select 1")
-                            except psycopg.OperationalError:
-                                return True
-                            return False
-
-                        await asyncio.sleep(1.2)  # four times the limit: what is tested is that nothing happens in it
-                        assert ended(), "the setting works for others"
-                        await c.publish("idle", "second")
-                        assert await texts(messages, 2) == ["first", "second"]
+                async with c.subscribe("idle", gaps="yield") as messages:
+                    await c.publish("idle", "first")
+                    for _ in range(3):  # the setting works for others, who have been idle for less than we have
+                        with psycopg.connect(rewrite(url, user=role, password="secret"), autocommit=True) as other:
+                            pid = other.info.backend_pid
+                            await eventually_async(lambda: pid not in {one.pid for one in server.sessions()})  # noqa: B023
+                    await c.publish("idle", "second")
+                    assert await texts(messages, 2) == ["first", "second"]
                 assert lost == []
                 assert sorted(event.role for event in opened) == ["listen", "publish"]
         finally:
@@ -93,7 +85,10 @@ async def test_bursts_over_tls(
 ) -> None:
     """What the TLS layer has read ahead is read at once: a burst arrives whole, with nothing coming behind it."""
     url = tls_proxy.url(server.over_tcp(database), sslmode="verify-ca", sslrootcert=str(tls_proxy.certificate))
-    async with AsyncCoordinator(url, engine=engine) as c, AsyncCoordinator(database) as near:  # type: ignore[arg-type]
+    async with (
+        AsyncCoordinator(url, engine=engine, network_timeout=60) as c,  # type: ignore[arg-type]  # pieces take their time
+        AsyncCoordinator(database, network_timeout=60) as near,
+    ):
         async with c.subscribe("burst", gaps="yield", capacity=10_000) as messages:
             tls_proxy.split(piece)
             for size in (1, 200, 2000, 7000):
@@ -118,7 +113,7 @@ async def inside_an_outage(server: OwnServer, url: str, seconds: float) -> Async
                 with pytest.raises(Unavailable):
                     await new.publish("outage", "never")
                 with pytest.raises(RequestTimeout, match="connection was lost"):
-                    await new.request("outage", "never", timeout=0.2)
+                    await new.request("outage", "never", timeout=2.0)
                 with pytest.raises(Unavailable):
                     async with new.subscribe("elsewhere", timeout=0.2):
                         pass
@@ -162,8 +157,8 @@ async def started_into_an_outage(server: OwnServer, url: str, seconds: float) ->
             with pytest.raises(Unavailable):
                 await c.publish("early", "never")
             await asyncio.sleep(seconds)  # the outage itself
+            await eventually_async(lambda: len([event for event in failed if event.role == "listen"]) > 2, 30)
             assert not entering.done()
-            assert len([event for event in failed if event.role == "listen"]) > 2
         messages = await asyncio.wait_for(entering, 60)
         async with limited.subscribe("early") as others:  # wanting again begins anew
             await insist(c, "early", "at last")
@@ -206,7 +201,7 @@ async def test_a_standby_is_waited_for(server: Server, database: str, standby: C
         with pytest.raises(Unavailable, match=r"not sent.*hot standby.*cannot notify"):
             await c.publish("promoted", "never")
         with pytest.raises(Unavailable, match="standby"):
-            async with c.subscribe("promoted", timeout=0.5):
+            async with c.subscribe("promoted", timeout=3.0):
                 pass
         entering = asyncio.create_task(c.subscribe("promoted").__aenter__())
         await eventually_async(lambda: any(event.role == "listen" for event in failed))

@@ -13,7 +13,7 @@ import pytest
 
 from tests.processes import Worker
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 FAMILY = """
 import asyncio, os, sys
@@ -62,7 +62,7 @@ def test_grandchildren_close_nothing(
 ) -> None:
     """The parent connects, the child opens files, and every later generation finds open what it inherits."""
     parent = worker(FAMILY, database, engine, str(generations))
-    assert parent.expect("family") == "0"
+    assert parent.expect("family", 30) == "0"
     assert parent.wait() == 0
 
 

@@ -23,7 +23,7 @@ from pgconcert.testing import eventually, sessions
 from tests.processes import spawn
 from tests.servers import Server
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(40)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 Engine = Literal["loop", "thread"]
 both_engines = pytest.mark.parametrize("engine", ["loop", "thread"])
@@ -97,7 +97,7 @@ def test_a_program_that_ends_by_itself(server: Server, database: str, end: str, 
     statement, code, last = BY_ITSELF[end]
     source = PROGRAM.format(scope=IN_SCOPE if scope == "scope" else NO_SCOPE, end=statement, run=RUN)
     with program(source, database, engine) as process:
-        said, errors = process.communicate(timeout=20)
+        said, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors.decode()
     assert said.decode().split() == (["holds", "after"] if end == "return" else ["holds"])
     assert last_line(without_reports(errors)) == last, errors.decode()
@@ -119,7 +119,7 @@ def test_a_program_that_gets_a_signal(server: Server, database: str, how: signal
         assert process.stdout
         assert process.stdout.readline() == b"holds\n"
         process.send_signal(how)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == -how
     errors = without_reports(errors)
     if how is signal.SIGINT:

@@ -36,7 +36,7 @@ from tests.cli.running import (
 )
 from tests.processes import Worker
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 SHELL = """
 import os, signal, subprocess, sys
@@ -83,7 +83,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._screen, text.encode())
 
-    def expect(self, text: str, limit: float = 10.0) -> str:
+    def expect(self, text: str, limit: float = 30.0) -> str:
         """Wait until the screen shows a text, and return what stands behind it in its line."""
         end = time.monotonic() + limit
         while True:

@@ -39,7 +39,7 @@ from tests.postgres.session_scenes import ask, expire, keeping, named, rows, sta
 from tests.postgres.store_scenes import database_with_tables
 from tests.servers import Server
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,11 @@ async def test_a_close_whose_answers_are_cut_off_leaves_nothing(server: Server, 
     """Whoever closes and hears no answer is gone all the same, at once, and not after a ttl of a minute."""
     make_tables(database)
     with FaultProxy.to(server.tcp_url) as proxy:
-        async with AsyncCoordinator(
-            proxy.url(server.over_tcp(database)), network_timeout=1.0, connect_timeout=1.0
-        ) as far:
+        async with AsyncCoordinator(proxy.url(server.over_tcp(database)), network_timeout=30.0) as far:
             hold = await far.job_lock(unique, ttl=60, interval=20).acquire()
             proxy.pause("to_client")
             closing = asyncio.create_task(far.close())
-            await eventually_async(lambda: row(database, unique).session is None, what="it is given back")
+            await eventually_async(lambda: row(database, unique).session is None, 30, what="it is given back")
             proxy.cut()
             proxy.resume()
             await closing

@@ -16,7 +16,7 @@ from pgconcert.testing import rewrite
 from tests.postgres.scenes import raw
 from tests.servers import Server
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def as_role(server: Server, url: str, role: str) -> str:
 async def use_everything(url: str, unique: str) -> None:
     """All that a program does with sessions, with nothing left at the end."""
     async with AsyncCoordinator(url) as c, AsyncCoordinator(url) as other:
-        hold = await c.job_lock(unique, ttl=20, interval=0.3, data={"of": "ours"}).acquire()
+        hold = await c.job_lock(unique, ttl=60, interval=0.3, data={"of": "ours"}).acquire()
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection, connection.transaction():
             await transaction.guard(connection, hold)
         lock = other.job_lock(unique)

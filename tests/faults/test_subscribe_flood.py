@@ -56,7 +56,7 @@ async def cycles(url: str, path: Path, start: Callable[..., Worker], times: int,
     orders = Orders(url, str(path), "publisher", CHANNELS, tasks=8, large=False, pause=0.002)
     publisher = await asyncio.to_thread(start, PROGRAM, orders.text())
     await asyncio.to_thread(publisher.expect, "ready", 30)
-    async with AsyncCoordinator(url, engine=engine) as c:
+    async with AsyncCoordinator(url, engine=engine, network_timeout=60) as c:
         opened, ready = seen(c, LinkOpened), seen(c, ListenerReady)
         over = asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -108,7 +108,7 @@ async def test_a_subscriber_of_each_process_comes_and_goes(
     publisher = worker(PROGRAM, Orders(database, path, "publisher", CHANNELS, tasks=8, large=False).text())
     publisher.expect("ready", 30)
     log = Log(path)
-    async with AsyncCoordinator(database) as c:
+    async with AsyncCoordinator(database, network_timeout=60) as c:
         async with asyncio.TaskGroup() as group:
             group.create_task(taken(c, log, "steady", CHANNELS, lambda count: count >= 1000))
             for _ in range(3):

@@ -147,7 +147,7 @@ def stress(request: pytest.FixtureRequest, worker: Callable[..., Worker], tmp_pa
                     stack.callback(pooler.close)
                     through = pooler.url
                 with staged(server, url, worker, tmp_path, through=through, cuts=cuts) as stage:
-                    stage.disturb(seconds)
+                    stage.disturb(seconds, seconds)
                     verdict = stage.finish()
                 # it says so when a server that it has given away answers the client before
                 assert pooler is None or "when not linked" not in pooler.log
@@ -246,9 +246,11 @@ async def test_whoever_waits_is_woken(server: Server) -> None:
                 bell.ring()
 
         async with stores(url, 3) as all_stores, asyncio.TaskGroup() as tasks:
+            # the name is there, because an insert may wait for another insert of the same name
+            await wait_and_give(all_stores[0], Subject("job", "", "a"))
             for place in range(60):
                 tasks.create_task(wait_and_give(all_stores[place % 3], Subject("job", "", "a")))
-        assert len(served) == 60
+        assert len(served) == 61
         assert sorted(set(served)) == served
         assert totals(url).rollbacks == 0
 
@@ -281,5 +283,6 @@ async def test_batches_of_names_and_sessions(server: Server) -> None:
                 assert len(taken) == len(set(taken)), "one name has two holders"
                 expire(url, *(session for ours in sessions for session in ours))
             assert len(tokens) > 200
-        counted = totals(url)
-        assert (counted.deadlocks, counted.rollbacks) == (0, 0)
+        # rollbacks are not counted: an insert that waits too long for another insert of its name is rolled back and
+        # tried again, as is lawful where a server process is kept from work for a tenth of a second
+        assert totals(url).deadlocks == 0

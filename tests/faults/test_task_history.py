@@ -278,8 +278,9 @@ def history(
 
 
 @pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.needs("pgbouncer")
-@pytest.mark.parametrize("kind", [pytest.param("queue", marks=pytest.mark.long), "table"])
+@pytest.mark.parametrize("kind", ["queue", "table"])
 def test_each_task_is_finished_once_by_its_owner(history: Callable[..., None], kind: Kind) -> None:
     history(kind, 1_500, SMOKE, 1, 1)
 

@@ -27,9 +27,11 @@ from tests.servers import Server
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 kinds = pytest.mark.parametrize("kind", ["queue", "table"])
+quickly = pytest.mark.parametrize("kind", ["queue", pytest.param("table", marks=pytest.mark.long)])
 plainly = pytest.mark.parametrize("plain", [False, pytest.param(True, marks=pytest.mark.long)], ids=["async", "plain"])
 
 LONG: Final = 600.0
+LIMIT: Final = 40.0
 
 
 @pytest.fixture
@@ -53,43 +55,45 @@ def test_who_is_told_to_end_releases_at_once(
     Path(tmp_path, "shut").touch()
     orders = Orders(place, str(tmp_path), kind, plain=plain, calm=True, ttl=LONG, timeout=0.2)
     one = worker(PROGRAM, orders.text())
-    one.expect("ready")
+    one.expect("ready", LIMIT)
     add(place, kind, 100)
-    eventually(lambda: [first.started for first in owned(place, kind)] == [40], what="it has begun")
+    eventually(lambda: [first.started for first in owned(place, kind)] == [40], LIMIT, what="it has begun")
     one.terminate()
-    one.expect("done")
+    one.expect("done", LIMIT)
     assert one.wait() == 0
     assert owned(place, kind) == []
     assert living(place) == []
     Path(tmp_path, "shut").unlink()
     other = worker(PROGRAM, Orders(place, str(tmp_path), kind, calm=True).text())
-    other.expect("ready")
-    eventually(lambda: not left_to_do(place, kind), what="others do it")
+    other.expect("ready", LIMIT)
+    eventually(lambda: not left_to_do(place, kind), LIMIT, what="others do it")
     other.send("end")
-    other.expect("done")
+    other.expect("done", LIMIT)
 
 
-@kinds
+@quickly
 def test_who_is_killed_is_succeeded(place: str, kind: Kind, worker: Callable[..., Worker], tmp_path: Path) -> None:
     """The tasks that it had are with the other when its session is over, those that it had begun too."""
     Path(tmp_path, "shut").touch()
     workers = [worker(PROGRAM, Orders(place, str(tmp_path), kind, calm=True, ttl=3.0).text()) for _ in range(2)]
     for one in workers:
-        one.expect("ready")
+        one.expect("ready", LIMIT)
     add(place, kind, 200)
     eventually(
-        lambda: [one.assigned + one.started for one in owned(place, kind)] == [100, 100], what="their shares are fair"
+        lambda: [one.assigned + one.started for one in owned(place, kind)] == [100, 100],
+        LIMIT,
+        what="their shares are fair",
     )
     workers[0].kill()
 
     def all_with_one() -> bool:
         return [one.assigned + one.started for one in owned(place, kind)] == [200] and len(living(place)) == 1
 
-    eventually(all_with_one, 30.0, what="the other has all of them")
+    eventually(all_with_one, LIMIT, what="the other has all of them")
     Path(tmp_path, "shut").unlink()
-    eventually(lambda: not left_to_do(place, kind), 20.0, what="all is done")
+    eventually(lambda: not left_to_do(place, kind), LIMIT, what="all is done")
     workers[1].send("end")
-    workers[1].expect("done")
+    workers[1].expect("done", LIMIT)
 
 
 def runner_of(c: AsyncCoordinator, tasker: Any, kind: Kind, **how: Any) -> AsyncRunner:
@@ -151,6 +155,7 @@ async def test_stop_awaits_what_runs_and_releases_what_does_not_end(place: str, 
         runner = runner_of(c, work, kind, per_task=True, concurrency=2)
         await runner.start()
         await begun.wait()
+        await eventually_async(lambda: runner.statistics().running == 2)
         stopping = asyncio.create_task(runner.stop())
         assert await asyncio.wait([stopping], timeout=0.3) == (set(), {stopping})
         may_end.set()
@@ -237,12 +242,12 @@ asyncio.run(main())
 @kinds
 def test_a_child_of_a_fork_has_no_tasks(place: str, kind: Kind, plain: bool, worker: Callable[..., Worker]) -> None:
     one = worker(FORK, place, kind, "plain" if plain else "async")
-    one.expect("ready")
+    one.expect("ready", LIMIT)
     add(place, kind, 3)
     for _ in range(3):
-        one.expect("forked")
-    eventually(lambda: not left_to_do(place, kind), what="the parent has done them")
+        one.expect("forked", LIMIT)
+    eventually(lambda: not left_to_do(place, kind), LIMIT, what="the parent has done them")
     one.send("end")
-    assert one.expect("done") == "3 0"
+    assert one.expect("done", LIMIT) == "3 0"
     assert one.wait() == 0
     assert (owned(place, kind), living(place)) == ([], [])

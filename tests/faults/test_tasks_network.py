@@ -31,6 +31,7 @@ from tests.servers import Server
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 kinds = pytest.mark.parametrize("kind", ["queue", "table"])
+quickly = pytest.mark.parametrize("kind", ["queue", pytest.param("table", marks=pytest.mark.long)])
 
 LONG: Final = 60.0
 
@@ -45,7 +46,7 @@ def place(server: Server) -> Iterator[str]:
 @asynccontextmanager
 async def through(proxy: FaultProxy, server: Server, url: str) -> AsyncIterator[AsyncCoordinator]:
     """A coordinator that reaches the server by way of the proxy. A silence is for the test to end."""
-    async with AsyncCoordinator(proxy.url(server.over_tcp(url)), network_timeout=LONG, connect_timeout=1.0) as c:
+    async with AsyncCoordinator(proxy.url(server.over_tcp(url)), network_timeout=LONG, connect_timeout=LONG) as c:
         yield c
         proxy.cut()
         proxy.resume()
@@ -93,7 +94,7 @@ async def test_a_report_whose_answer_is_lost_is_said_again(
         assert (refused, lost, ran.twice, len(ran)) == ([], [], [], 15)
 
 
-@kinds
+@quickly
 async def test_what_was_picked_up_in_a_turn_without_an_answer_is_recalled(
     server: Server, place: str, proxy: FaultProxy, kind: Kind
 ) -> None:
@@ -109,7 +110,7 @@ async def test_what_was_picked_up_in_a_turn_without_an_answer_is_recalled(
                 runner.wake()
                 # if another turn was under way just now, its answer is the one that is lost
                 with contextlib.suppress(AssertionError):
-                    await eventually_async(lambda: sum(one.started for one in owned(place, kind)) == 5, 1.0)
+                    await eventually_async(lambda: sum(one.started for one in owned(place, kind)) == 5, 2.0)
                     unanswered += 1
                 assert len(ran) == 5 * (rounds - 1)
                 cut(proxy)
@@ -121,7 +122,7 @@ async def test_what_was_picked_up_in_a_turn_without_an_answer_is_recalled(
 async def test_cuts_at_any_byte_make_no_task_run_twice(
     server: Server, place: str, proxy: FaultProxy, kind: Kind
 ) -> None:
-    ran, cuts = Ran(), 25
+    ran, rounds, cuts = Ran(), 0, 13
 
     async def work(tasks: Sequence[Task]) -> None:
         await asyncio.sleep(random.uniform(0, 0.01))
@@ -132,15 +133,14 @@ async def test_cuts_at_any_byte_make_no_task_run_twice(
         add(place, kind, 20)
         before = proxy.connections
         async with runner_of(c, work, kind, concurrency=2):
-            for number in range(cuts):
+            while proxy.connections - before < cuts:  # some of them had nothing left to cut
                 add(place, kind, 10)
                 proxy.cut_after(random.randint(1, 3000), random.choice(["to_server", "to_client"]))
-                done = len(ran)
-                await eventually_async(lambda n=done: len(ran) > n, what=f"work goes on after {number} cuts")  # type: ignore[misc]
+                done, rounds = len(ran), rounds + 1
+                await eventually_async(lambda n=done: len(ran) > n, 40, what=f"work goes on after {rounds} cuts")  # type: ignore[misc]
             proxy.cut()
             await until_done(place, kind)
-        assert proxy.connections - before > cuts / 2
-        assert (refused, lost, ran.twice, len(ran)) == ([], [], [], 20 + 10 * cuts)
+        assert (refused, lost, ran.twice, len(ran)) == ([], [], [], 20 + 10 * rounds)
 
 
 @kinds
@@ -164,13 +164,20 @@ async def test_a_killed_server_process_makes_no_task_run_twice(server: Server, p
             for _ in range(12):
                 add(place, kind, 20)
                 await asyncio.sleep(random.uniform(0, 0.05))
-                await eventually_async(kill, what="there is one to be killed")
+                await eventually_async(kill, 30, what="there is one to be killed")
             await until_done(place, kind)
         assert (refused, lost, ran.twice, len(ran)) == ([], [], [], 240)
 
 
-@kinds
-@pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
+@pytest.mark.parametrize(
+    ("kind", "plain"),
+    [
+        pytest.param("queue", False, id="queue-async"),
+        pytest.param("table", True, id="table-plain"),
+        pytest.param("queue", True, id="queue-plain", marks=pytest.mark.long),
+        pytest.param("table", False, id="table-async", marks=pytest.mark.long),
+    ],
+)
 async def test_who_is_cut_off_for_too_long_is_refused(
     server: Server, place: str, proxy: FaultProxy, kind: Kind, plain: bool
 ) -> None:
@@ -191,7 +198,7 @@ async def test_who_is_cut_off_for_too_long_is_refused(
 
     async with through(proxy, server, place) as far, AsyncCoordinator(place) as near:
         refused, lost = seen(far, TasksRefused), seen(far, RunnerSessionLost)
-        async with runner_of(far, work_plainly if plain else work, kind, ttl=2.0) as runner:
+        async with runner_of(far, work_plainly if plain else work, kind, ttl=6.0) as runner:
             first = runner.session_id
             add(place, kind, 5)
             await eventually_async(lambda: sum(one.started for one in owned(place, kind)) == 5)
@@ -199,14 +206,14 @@ async def test_who_is_cut_off_for_too_long_is_refused(
             proxy.pause()
             async with runner_of(near, ran.tasker, kind):
                 await until_done(place, kind)
-                await eventually_async(lambda: told, what="the tasker knows")
-                await eventually_async(lambda: lost, what="an event says so")
+                await eventually_async(lambda: told, 30, what="the tasker knows")
+                await eventually_async(lambda: lost, 30, what="an event says so")
                 # a thread that looks itself may have ended before
                 assert (lost[0].session, lost[0].tasks) in {(first, 5), (first, 0 if plain else 5)}
             cut(proxy)
-            await eventually_async(lambda: runner.session_id not in (first, None), what="it has another session")
+            await eventually_async(lambda: runner.session_id not in (first, None), 30, what="it has another session")
             if plain:
-                await eventually_async(lambda: refused, what="the late result is refused")
+                await eventually_async(lambda: refused, 30, what="the late result is refused")
                 assert sorted(refused[0].ids) == sorted(ran)
             assert (len(ran), ran.twice) == (5, [])
             assert runner.statistics().lost_sessions == 1

@@ -49,7 +49,9 @@ async def test_through_a_pooler_in_transaction_mode(
     with closing(PgBouncer(program, server, place, "transaction", pool_size=2)) as pooler:
         add(place, kind, 300)
         async with AsyncExitStack() as stack:
-            every = [await stack.enter_async_context(AsyncCoordinator(pooler.url)) for _ in range(3)]
+            every = [
+                await stack.enter_async_context(AsyncCoordinator(pooler.url, network_timeout=60)) for _ in range(3)
+            ]
             failed = [seen(c, RunnerFailed) for c in every]
             refused = [seen(c, TasksRefused) for c in every]
             async with AsyncExitStack() as runners:
@@ -74,7 +76,7 @@ async def test_what_is_finished_stays_finished_when_the_server_crashes(
         async with c.runner(RUNNER, ran.tasker, SOURCES[kind], tick=0.2, batch=1, ttl=60.0) as runner:
             for number in (1, 2, 3):
                 add(place, kind, 20)
-                await eventually_async(lambda n=number: runner.statistics().completed == 20 * n)  # type: ignore[misc]
+                await eventually_async(lambda n=number: runner.statistics().completed == 20 * n, 40)  # type: ignore[misc]
                 async with down(own_server, "immediate"):
                     pass
         assert (refused, lost, ran.twice, len(ran)) == ([], [], [], 60)
@@ -84,7 +86,7 @@ async def test_a_locked_table_of_the_application_holds_nobody_up(server: Server,
     ran = Ran()
     async with AsyncCoordinator(place) as c:
         failed, lost = seen(c, RunnerFailed), seen(c, RunnerSessionLost)
-        async with c.runner(RUNNER, ran.tasker, SOURCES["table"], tick=0.2, ttl=4.0) as runner:
+        async with c.runner(RUNNER, ran.tasker, SOURCES["table"], tick=0.2, ttl=60.0, interval=1.0) as runner:
             session = runner.session_id
             assert session is not None
             add(place, "table", 20)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.processes import Worker
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 PROGRAM = """
 import asyncio, gc, os, resource, sys, threading
@@ -35,7 +35,7 @@ async def main():
     for _ in range(3):
         c = AsyncCoordinator(url, engine="thread")
         try:
-            await asyncio.wait_for(c.open(), 10)
+            await asyncio.wait_for(c.open(), 30)
         except Unavailable as error:
             assert "engine thread" in str(error), error
         else:

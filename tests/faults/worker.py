@@ -26,6 +26,8 @@ from pgconcert.postgres.messages import Publisher
 from tests.faults.history import Diary, Kind
 
 PROGRAM = Path(__file__)
+NETWORK_TIMEOUT = 30.0
+"""No network fails here, so what is lost was lost by the end of a session, and never because the server was busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,9 @@ async def _main(orders: Orders) -> None:
     def count(event: Event) -> None:
         counted[type(event).__name__] += 1
 
-    async with AsyncCoordinator(orders.url, engine=orders.engine, name="competitor") as coordinator:
+    async with AsyncCoordinator(
+        orders.url, engine=orders.engine, name="competitor", network_timeout=NETWORK_TIMEOUT
+    ) as coordinator:
         coordinator.events.subscribe(count)
         competitor = Competitor(orders, coordinator)
         loop = asyncio.get_running_loop()

@@ -70,4 +70,4 @@ class Heard:
 
     async def until_ready(self, times: int = 1) -> None:
         """Wait until it has become ready so often."""
-        await eventually_async(lambda: self.times_ready >= times, what=f"ready {times} times")
+        await eventually_async(lambda: self.times_ready >= times, 30, what=f"ready {times} times")

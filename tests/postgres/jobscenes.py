@@ -5,12 +5,15 @@ Here live helpers without assertions of their own.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import asyncio
+import time
+from typing import Any, NamedTuple
 
 from pgconcert import AsyncCoordinator
+from pgconcert.events import LinkOpened
 from pgconcert.postgres.schemafiles import script
 from pgconcert.testing import eventually_async
-from tests.postgres.scenes import raw
+from tests.postgres.scenes import raw, seen, statements
 
 
 class Row(NamedTuple):
@@ -69,9 +72,33 @@ async def until_renewed(url: str, session: int, by: float = 0.0) -> None:
     await eventually_async(lambda: expires(url, session) > before + by, 20.0, what=f"session {session} is renewed")
 
 
+async def beats(coordinator: AsyncCoordinator, url: str, session: int, interval: float) -> tuple[int, float]:
+    """How many statements some renewals of a session cost, and how many are due in that time; of a stretch in which
+    the link was not replaced, as it is when the machine is late with an answer."""
+    opened = seen(coordinator, LinkOpened)
+    while True:
+        links, before, began = len(opened), statements(coordinator, "work"), time.monotonic()
+        for _ in range(4):
+            await until_renewed(url, session)
+        sent = statements(coordinator, "work") - before
+        if links == len(opened):
+            return sent, (time.monotonic() - began) / interval
+
+
 async def until_marked(url: str, name: str, count: int = 1) -> None:
     """Wait until so many sessions are known to wait for a job lock."""
     await eventually_async(lambda: marks(url, name) >= count, what=f"{count} sessions wait for the job lock {name!r}")
+
+
+async def until_quiet(coordinator: AsyncCoordinator) -> None:
+    """Wait until it has heard what was notified so far, and has asked what it asks on account of that."""
+    messenger: Any = coordinator.backend.messenger
+    for _ in range(2):
+        heard: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        messenger.prove(heard)  # comes back behind all others
+        await heard
+        await asyncio.sleep(0.1)
+        await coordinator.election("nobody's").leader()  # leaves behind, or with, whatever was asked before
 
 
 def listens(coordinator: AsyncCoordinator) -> bool:

@@ -32,7 +32,7 @@ async def errors_are_isolated(url: str) -> None:
     link.close()
 
 
-async def bursts_arrive(through: str, url: str, bursts: int, size: int) -> None:
+async def bursts_arrive(through: str, url: str, bursts: int, size: int, count: int = _BURST) -> None:
     """Bursts of notifications arrive whole although nothing else happens on the link."""
     link, ear = await link_to(through)
     await ask(link, "listen burst")
@@ -41,11 +41,11 @@ async def bursts_arrive(through: str, url: str, bursts: int, size: int) -> None:
             ear.notifications.clear()
             sender.execute(
                 "select count(pg_notify('burst', %s || '/' || n || rpad('', %s, '.'))) from generate_series(1, %s) n",
-                (str(burst), size, _BURST),
+                (str(burst), size, count),
             )
-            await eventually_async(lambda: len(ear.notifications) == _BURST, 30.0, what=f"burst {burst} is here")
+            await eventually_async(lambda: len(ear.notifications) == count, 60.0, what=f"burst {burst} is here")
             numbers = [int(n.payload.partition(b"/")[2].rstrip(b".")) for n in ear.notifications]
-            assert numbers == list(range(1, _BURST + 1)), "notifications keep their order"
+            assert numbers == list(range(1, count + 1)), "notifications keep their order"
     assert link.dead is None
     link.close()
 
@@ -55,7 +55,7 @@ async def a_lock_excludes(url: str) -> None:
     async with AsyncCoordinator(url) as one, AsyncCoordinator(url) as two:
         async with one.lock("smoke"):
             assert await two.lock("smoke").try_acquire() is None
-            waiting = asyncio.create_task(two.lock("smoke").acquire(timeout=10))
+            waiting = asyncio.create_task(two.lock("smoke").acquire(timeout=30))
             await asyncio.sleep(0)
         hold = await waiting
         with raw(url) as admin:

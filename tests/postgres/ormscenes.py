@@ -12,7 +12,7 @@ from sqlalchemy import orm
 from pgconcert.blocking import Coordinator
 from tests.postgres.callers import engine
 
-LIMIT = 10.0
+LIMIT = 30.0
 
 
 class Base(orm.DeclarativeBase):

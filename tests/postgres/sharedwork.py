@@ -184,7 +184,7 @@ def source_of(owner: FunctionOwner, **tasks: Any) -> FunctionSource:
 
 @asynccontextmanager
 async def owner_of(
-    work: SharedWork, url: str | None = None, place: FunctionPlace | None = None, network_timeout: float = 5.0
+    work: SharedWork, url: str | None = None, place: FunctionPlace | None = None, network_timeout: float = 60.0
 ) -> AsyncIterator[FunctionOwner]:
     """The owner of the place, on a link of its own."""
     owner = FunctionOwner(context(url or work.url, network_timeout=network_timeout), place or place_of(work))
@@ -228,6 +228,13 @@ class PlainRunner:
         """All that it has."""
         rows = self._connection.execute("select id from get_work(%s, %s::int)", (self.session, self._cap)).fetchall()
         return [number for (number,) in rows]
+
+    def get_work_of(self, work: SharedWork, session: int) -> list[int]:
+        """The same, when the time of another session is over: nobody else comes in between."""
+        with self._connection.transaction():
+            self._connection.execute("select from work_lock where id = 1 for update")
+            work.expire(session)
+            return self.get_work()
 
     def finish(self, ids: list[int]) -> None:
         """These are done, whoever has them."""

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+from pgconcert.errors import Unavailable
 from pgconcert.postgres.schemafiles import script
 from pgconcert.postgres.store import Store
 from pgconcert.testing import eventually_async
@@ -54,6 +55,16 @@ def claim(store: Store, message_id: str, scope: str = "orders") -> asyncio.Futur
     answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     store.claim(scope, message_id, answer)
     return answer
+
+
+async def claimed(store: Store, message_id: str, scope: str = "orders") -> bool:
+    """Claim among others; again, as long as the transaction of another is in the way, which may stand still."""
+    while True:
+        try:
+            return await claim(store, message_id, scope)
+        except Unavailable as error:
+            if "others were in the way" not in str(error):
+                raise
 
 
 def count(url: str, table: str, where: str = "true") -> int:

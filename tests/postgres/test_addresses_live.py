@@ -6,7 +6,7 @@ lock taken through it is seen on the server; what libpq itself understands is no
 
 import asyncio
 import socket
-import time
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from pgconcert import AsyncCoordinator, ConfigurationError, Unavailable
 from pgconcert.events import ConnectFailed
 from pgconcert.testing import FaultProxy, rewrite
 from tests.postgres.scenes import Engine, both_engines, key_of, keys_on_server, lock_pid, seen
-from tests.servers import Server, free_port
+from tests.servers import Server
 
 
 async def works(address: Any, url: str, **options: Any) -> AsyncCoordinator:
     """Take a lock through an address, see it on the server, and return the closed coordinator."""
     async with AsyncCoordinator(address, **options) as c:
-        async with c.lock("address", timeout=10):
+        async with c.lock("address", timeout=30):
             assert keys_on_server(url) == {key_of("address"): lock_pid(c)}
     return c
 
@@ -107,7 +107,7 @@ async def test_callable(server: Server, database: str, engine: Engine) -> None:
             assert len(asked) == 1
             server.kill_backend(lock_pid(c))
             await hold.wait_lost()
-            async with c.lock("rotating", timeout=10):
+            async with c.lock("rotating", timeout=30):
                 assert len(asked) == 2
 
 
@@ -126,18 +126,21 @@ async def test_callable_that_fails(database: str) -> None:
         assert "hunter2" not in str(failed.value)
         assert isinstance(failed.value.__cause__, KeyError)
         broken = False
-        async with c.lock("x", timeout=10):
+        async with c.lock("x", timeout=30):
             pass
 
 
 async def test_slow_callable_does_not_hold_up_the_loop(database: str) -> None:
     """A callable that blocks for a while blocks nobody else."""
+    turned: list[bool] = []
+    loop = asyncio.get_running_loop()
 
     def slow() -> str:
-        time.sleep(0.5)
+        turned.append(_turns_meanwhile(loop))
         return database
 
-    assert await _longest_stall(slow) < 0.3
+    await works(slow, database)
+    assert turned == [True]
 
 
 async def test_engine(server: Server, database: str) -> None:
@@ -154,7 +157,7 @@ async def test_pool(database: str) -> None:
     async with psycopg_pool.AsyncConnectionPool(
         database, min_size=1, max_size=1, open=False, kwargs={"autocommit": True, "application_name": "the pool"}
     ) as pool:
-        async with AsyncCoordinator(pool) as c, c.lock("pooled", timeout=10), pool.connection(timeout=5) as connection:
+        async with AsyncCoordinator(pool) as c, c.lock("pooled", timeout=30), pool.connection(timeout=30) as connection:
             cursor = await connection.execute(
                 "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
             )
@@ -167,8 +170,10 @@ async def test_pool(database: str) -> None:
 async def test_several_hosts(server: Server, database: str) -> None:
     """Hosts are tried in order; one that refuses is passed over, and all are named when all do."""
     parts = parts_of(server.over_tcp(database))
-    parts |= {"host": "127.0.0.1,localhost", "port": f"{free_port()},{parts['port']}"}
-    await works(make_conninfo("", **parts, target_session_attrs="read-write"), database)
+    with socket.socket() as refuses:
+        refuses.bind(("127.0.0.1", 0))  # and never listens
+        parts |= {"host": "127.0.0.1,localhost", "port": f"{refuses.getsockname()[1]},{parts['port']}"}
+        await works(make_conninfo("", **parts, target_session_attrs="read-write"), database)
     async with AsyncCoordinator("host=127.0.0.1,127.0.0.1 port=1,2 dbname=x") as c:
         with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1.*127\.0\.0\.1:2"):
             await c.lock("x").acquire()
@@ -179,7 +184,14 @@ async def test_silent_host_is_passed_over(proxy: FaultProxy, server: Server, dat
     proxy.pause()
     parts = parts_of(server.over_tcp(database))
     parts |= {"host": "127.0.0.1,127.0.0.1", "port": f"{proxy.port},{parts['port']}"}
-    await works(make_conninfo("", **parts), database, connect_timeout=0.3)
+    for limit in (0.3, 3.0, 30.0):  # a busy server may need longer for the other one
+        try:
+            await works(make_conninfo("", **parts), database, connect_timeout=limit)
+        except Unavailable:
+            continue
+        break
+    else:
+        pytest.fail("the other host was not found")
     proxy.cut()
 
 
@@ -197,25 +209,26 @@ async def test_names_are_looked_up_at_every_connect(
 ) -> None:
     """A name is resolved anew at every attempt, all its addresses are tried, and a slow resolver stops nobody."""
     asked: list[str] = []
-    look_up = socket.getaddrinfo
+    turned: list[bool] = []
+    look_up, loop = socket.getaddrinfo, asyncio.get_running_loop()
 
     def slow(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
         if host != "moving.example":
             return look_up(host, port, *rest, **options)
         asked.append(host)
-        time.sleep(0.5)
+        turned.append(_turns_meanwhile(loop))
         # a dead address first: nobody listens on port 5432 of the second loopback address
         return [answer for place in ("127.9.9.9", "127.0.0.1") for answer in look_up(place, port, *rest, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     address = rewrite(server.over_tcp(database), host="moving.example")
-    assert await _longest_stall(address) < 0.3
     async with AsyncCoordinator(address) as c:
         hold = await c.lock("moved").acquire()
         server.kill_backend(lock_pid(c))
         await hold.wait_lost()
-        async with c.lock("moved", timeout=10):
-            assert asked == ["moving.example"] * 3
+        async with c.lock("moved", timeout=30):
+            assert asked == ["moving.example"] * 2
+    assert turned == [True, True]
 
 
 @both_engines
@@ -239,23 +252,11 @@ async def test_application_name(server: Server, database: str) -> None:
             assert session.application_name.endswith(" pgconcert-lock")
 
 
-async def _longest_stall(address: Any) -> float:
-    """The longest time for which the loop stood still while a lock was taken."""
-    loop = asyncio.get_running_loop()
-    longest, last, done = 0.0, loop.time(), False
-
-    def tick() -> None:
-        nonlocal longest, last
-        now = loop.time()
-        longest, last = max(longest, now - last), now
-        if not done:
-            loop.call_later(0.001, tick)
-
-    async with AsyncCoordinator(address) as c:
-        tick()
-        async with c.lock("slow", timeout=20):
-            done = True
-    return longest
+def _turns_meanwhile(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a loop turns while its caller blocks, which ends when it has."""
+    turned = threading.Event()
+    loop.call_soon_threadsafe(turned.set)
+    return turned.wait(10)
 
 
 @both_engines
@@ -280,7 +281,7 @@ async def test_wrong_address(
         uses: list[Coroutine[Any, Any, Any]] = [c.lock("x").acquire(), c.lock("x").try_acquire()]
         for use in uses:
             with pytest.raises(Unavailable) as error:
-                await asyncio.wait_for(use, 10)
+                await asyncio.wait_for(use, 30)
             for word in (*words, str(change.get("host", "127.0.0.1"))):
                 assert word in str(error.value)
             assert secret not in repr(error.value)

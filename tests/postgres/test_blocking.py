@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import re
 import secrets
 import threading
 import warnings
@@ -76,7 +77,7 @@ def test_acquire_and_try(two: tuple[Coordinator, Coordinator]) -> None:
     hold.release()
     hold.release()
     assert repr(hold) == "<Hold 'x' released>"
-    again = other.lock("x").acquire(timeout=10)
+    again = other.lock("x").acquire(timeout=30)
     with again as entered:
         assert entered is again
         with pytest.raises(RuntimeError, match="entered already"), again:
@@ -106,8 +107,13 @@ def test_a_bounded_wait_names_the_holder(two: tuple[Coordinator, Coordinator]) -
                 other.lock("x").acquire(timeout=timeout)
         with pytest.raises(AcquireTimeout, match="it is held by one"), other.lock("x", timeout=0.05):
             pass
-        with pytest.raises(AcquireTimeout, match=r"'x', one of 2 locks, .*held by one"):
-            other.lock_all(["x", "y"]).acquire(timeout=0.05)
+        for timeout in (0.05, 0.5, 5.0):  # longer, if it was over before a busy server had answered
+            with pytest.raises(AcquireTimeout) as told:
+                other.lock_all(["x", "y"]).acquire(timeout=timeout)
+            named = re.match(r"'x', one of 2 locks, .*held by one", str(told.value))
+            assert named or timeout < 5, told.value
+            if named:
+                break
     with one.semaphore("s", 1), pytest.raises(AcquireTimeout, match="its permit is held by one"):
         other.semaphore("s", 1, timeout=0.05).acquire()
     until_idle(other)
@@ -221,14 +227,14 @@ def test_a_cycle_of_threads(address: str, length: int) -> None:
 
         def work(position: int) -> None:
             with c.lock(keys[position]):
-                inside.wait(10)
+                inside.wait(30)
                 if position == length - 1:
-                    assert go_on.wait(10)
+                    assert go_on.wait(30)
                 with c.lock(keys[(position + 1) % length]):
                     pass
 
         threads = [Running(lambda position=position: work(position), names[position]) for position in range(length)]  # type: ignore[misc]
-        inside.wait(10)
+        inside.wait(30)
         until_waiting(c, length - 1)
         go_on.set()
         error = threads[-1].error()
@@ -257,7 +263,7 @@ def test_many_threads_and_one_lock_object(two: tuple[Coordinator, Coordinator]) 
                 inside -= 1
 
     for thread in [Running(lambda number=number: work(number)) for number in range(16)]:  # type: ignore[misc]
-        thread.result()
+        thread.result(60)
     assert entries == 160
 
 
@@ -279,7 +285,7 @@ def test_many_threads_and_one_coordinator(two: tuple[Coordinator, Coordinator]) 
         return done
 
     threads = [Running(lambda number=number: work(number)) for number in range(12)]  # type: ignore[misc]
-    assert [thread.result(40) for thread in threads] == [45] * 12
+    assert [thread.result(60) for thread in threads] == [45] * 12
     until_idle(one)
 
 
@@ -296,7 +302,7 @@ def test_a_hold_belongs_to_no_thread(two: tuple[Coordinator, Coordinator]) -> No
     Running(stack.close).result()
     assert free(other, "x")
     assert free(other, "z")
-    eventually(lambda: not scopes(one) or not one.lock("x").try_acquire())
+    eventually(lambda: not scopes(one), what="nobody is inside of anything")
     with pytest.raises(RuntimeError, match="not entered by this thread"):
         one.lock("x").__exit__(None, None, None)
 
@@ -323,8 +329,9 @@ def test_a_dropped_hold_is_released(two: tuple[Coordinator, Coordinator], where:
             Running(drop).result()
         else:
             drop()
-    assert [str(warning.message) for warning in caught] == ["the hold of 'x' was dropped without release"]
-    assert caught[0].category is ResourceWarning
+    told = [warning for warning in caught if "was dropped" in str(warning.message)]  # the collector finds others' too
+    assert [str(warning.message) for warning in told] == ["the hold of 'x' was dropped without release"]
+    assert told[0].category is ResourceWarning
     assert free(other, "x")
     assert free(one, "y")  # whatever was noted has been told to the engine now
     assert not scopes(one)

@@ -78,7 +78,7 @@ def test_the_block_raises_at_its_end(server: Server, c: Coordinator) -> None:
         nonlocal reached
         with c.lock("x") as hold:
             break_connection(server, c)
-            assert hold.wait_lost(10)
+            assert hold.wait_lost(30)
             reached = True
 
     with pytest.raises(LockLost, match="'x'"):
@@ -93,7 +93,7 @@ def test_another_error_gets_a_note(server: Server, c: Coordinator) -> None:
     def body() -> None:
         with c.lock("x") as hold:
             break_connection(server, c)
-            hold.wait_lost(10)
+            hold.wait_lost(30)
             raise ValueError("of the body")
 
     with pytest.raises(ValueError, match="of the body") as caught:
@@ -109,7 +109,7 @@ def test_what_else_is_lost(server: Server, c: Coordinator, what: str) -> None:
     def body() -> None:
         with wanted as hold:
             break_connection(server, c)
-            assert hold.wait_lost(10)
+            assert hold.wait_lost(30)
 
     with pytest.raises(LockLost):
         body()
@@ -178,10 +178,10 @@ def test_close_ends_waits_and_holds(address: str) -> None:
     def body() -> None:
         with c.lock("inside"):
             entered.set()
-            assert go_on.wait(10)
+            assert go_on.wait(30)
 
     inside = Running(body)
-    assert entered.wait(10)
+    assert entered.wait(30)
     c.close()
     for thread in waiting:
         assert isinstance(thread.error(), CoordinatorClosed)
@@ -203,7 +203,7 @@ def race(address: str, rounds: int) -> None:
         begun = threading.Barrier(len(wanted) + 1)
 
         def use(one: int) -> None:
-            begun.wait(10)  # noqa: B023  it ends within the round
+            begun.wait(30)  # noqa: B023  it ends within the round
             for _ in itertools.count():
                 try:
                     with wanted[one]:  # noqa: B023
@@ -213,7 +213,7 @@ def race(address: str, rounds: int) -> None:
                         return
 
         threads = [Running(lambda one=one: use(one)) for one in range(len(wanted))]  # type: ignore[misc]
-        begun.wait(10)
+        begun.wait(30)
         if number % 2:
             c.lock("main").try_acquire()
         c.close()
@@ -293,10 +293,12 @@ def test_what_comes_at_the_end_of_the_engine_is_told() -> None:
 
     def end() -> None:
         engine.loop.stop()  # what is posted now meets a loop that takes no further turn
-        assert posted.wait(10)
+        ending.set()
+        assert posted.wait(30)
 
-    posted = threading.Event()
+    ending, posted = threading.Event(), threading.Event()
     assert engine.crossing.post(end)
+    assert ending.wait(30)
     waiting: Running[None] = Running(lambda: engine.run(work))
     eventually(lambda: len(engine.crossing._calls) == 1, what="it is posted")
     posted.set()

@@ -170,7 +170,7 @@ async def test_one_that_broke(table: str, kind: str, autocommit: bool) -> None:
             await said.insert(1)
             pid = await one.pid()
             with raw(table) as owner:
-                owner.execute("select pg_terminate_backend(%s, 5000)", (pid,))
+                owner.execute("select pg_terminate_backend(%s, 60000)", (pid,))
             if seen:
                 with pytest.raises(Exception, match=r".") as caught:
                     await said("one", Query("select 1"))

@@ -112,17 +112,17 @@ async def test_all_goes_on_while_the_only_connection_is_lent(tables: str, unique
 
     async with one_pool(kind, tables) as pool, AsyncCoordinator(pool.address) as c:
         async with c.lock(f"{unique} a"), c.lock(f"{unique} b"), c.subscribe("news") as news:
-            async with c.job_lock(f"{unique} job", ttl=5.0, interval=0.1) as job, pool.lend() as (conn, run):
+            async with c.job_lock(f"{unique} job", ttl=60.0, interval=0.1) as job, pool.lend() as (conn, run):
                 waiting = asyncio.create_task(asks())
-                async with c.lock(f"{unique} c", timeout=10):
+                async with c.lock(f"{unique} c", timeout=PATIENT):
                     await c.publish("news", b"from within")
-                assert (await news.get(timeout=10)).payload == b"from within"
+                assert (await news.get(timeout=PATIENT)).payload == b"from within"
                 (first,) = await rows(kind, conn, run, EXPIRES)
 
                 async def renewed() -> bool:
                     return await rows(kind, conn, run, EXPIRES) != [first]
 
-                await eventually_async(renewed, 10)
+                await eventually_async(renewed, PATIENT)
                 assert not job.lost
                 assert not waiting.done()
             assert await waiting == [(1,)]

@@ -49,7 +49,7 @@ def killed(url: str) -> None:
     """End every other session of the database, and see that they have ended."""
     with raw(url) as conn:
         conn.execute(
-            "select pg_terminate_backend(pid, 20000) from pg_stat_activity "
+            "select pg_terminate_backend(pid, 60000) from pg_stat_activity "
             "where datname = current_database() and pid <> pg_backend_pid()"
         )
 

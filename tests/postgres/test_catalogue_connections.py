@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from pgconcert import AsyncCoordinator, ConfigurationError, GivenUp, Message, Reconnected
-from pgconcert.events import ConnectFailed, ListenerBounced, ListenerReady, PingFailed, PingsMissing
+from pgconcert.events import ActiveChanged, ConnectFailed, ListenerBounced, ListenerReady, PingFailed, PingsMissing
 from pgconcert.testing import FaultProxy, eventually_async
 from tests.postgres.scenes import role_pids, seen
 from tests.postgres.store_scenes import database_with_tables
@@ -142,9 +142,10 @@ async def test_alone_it_is_active_again(server: Server, database: str) -> None:
     async with AsyncCoordinator(database) as a, AsyncCoordinator(database) as b:
         async with b.subscribe("alone", delivery="one-process", gaps="yield") as messages:
             assert messages.active
+            changes = seen(b, ActiveChanged)
             for pid in (*role_pids(b, "lock"), *role_pids(b, "listen")):
                 assert server.kill_backend(pid)
-            await eventually_async(lambda: not messages.active, what="it has noticed")
+            await eventually_async(lambda: bool(changes) and not changes[0].active, what="it has noticed")
             await eventually_async(lambda: messages.active, what="it is active again")
             await a.publish("alone", "end")
             while not isinstance(item := await messages.get(30), Message):

@@ -182,7 +182,7 @@ async def test_a_burst_to_one_handler_and_to_many(database: str) -> None:
         ]
         await asyncio.gather(*(a.publish("burst", str(number)) for number in range(1000)))
         await a.publish("burst", "end")
-        await eventually_async(lambda: all(texts[-1:] == ["end"] for texts in heard), what="all were handled")
+        await eventually_async(lambda: all(texts[-1:] == ["end"] for texts in heard), 60, what="all were handled")
         for texts in heard:
             assert texts == [*map(str, range(1000)), "end"]
         for listening in listenings[1:]:
@@ -191,7 +191,8 @@ async def test_a_burst_to_one_handler_and_to_many(database: str) -> None:
         await eventually_async(lambda: heard[0][-1] == "more", what="the first one lives on")
 
 
-async def test_a_thousand_requests_leave_nothing(server: Server, database: str) -> None:
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.long)])
+async def test_a_thousand_requests_leave_nothing(server: Server, database: str, count: int) -> None:
     """B3: a thousand requests need one channel for replies, one LISTEN, no further session and no further task."""
     async with (
         AsyncCoordinator(database, network_timeout=QUIET) as a,
@@ -218,12 +219,12 @@ async def test_a_thousand_requests_leave_nothing(server: Server, database: str) 
         tasks = {*asyncio.all_tasks()}
         sessions = {session.pid for session in server.sessions()}
         sent = statements(a, "listen")
-        for number in range(1000):
+        for number in range(count):
             assert (await a.request("echo", str(number))).text == str(number)
-        assert not registered
+        await eventually_async(lambda: not registered, what="nothing is registered afterwards")
         assert len(ever) == 1
         assert statements(a, "listen") == sent, "a request has sent a LISTEN of its own"
-        assert {session.pid for session in server.sessions()} == sessions
+        assert {session.pid for session in server.sessions()} <= sessions
         await eventually_async(lambda: {*asyncio.all_tasks()} <= tasks, what="no task is left")
 
 

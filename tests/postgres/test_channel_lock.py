@@ -20,7 +20,7 @@ from pgconcert.blocking import Coordinator
 from pgconcert.blocking.channel_lock import ChannelLock
 from pgconcert.channel_lock import AsyncChannelLock
 from pgconcert.events import ActiveChanged
-from pgconcert.testing import advisory_locks, eventually, eventually_async
+from pgconcert.testing import eventually, eventually_async
 from tests.postgres.scenes import (
     Engine,
     both_engines,
@@ -30,6 +30,7 @@ from tests.postgres.scenes import (
     raw,
     seen,
     statements,
+    until_free,
     until_marked,
 )
 from tests.processes import Worker
@@ -82,7 +83,7 @@ async def test_one_of_two(database: str, unique: str, engine: Engine) -> None:
             assert theirs.is_acquired
             assert holder_of(database, channel) == lock_pid(other)
         assert holder_of(database, channel) is None
-        assert not advisory_locks(database)
+        await until_free(database)
 
 
 async def test_a_standby_that_never_asked(database: str, unique: str) -> None:
@@ -97,11 +98,13 @@ async def test_a_standby_that_never_asked(database: str, unique: str) -> None:
 
 
 async def test_a_free_lock_is_left_alone(database: str, unique: str) -> None:
-    async with AsyncCoordinator(database) as c, lock_of(c, unique[-50:], 0.5) as lock:
-        await eventually_async(lambda: statements(c, "lock") > 3)
-        assert holder_of(database, unique[-50:]) is None
-        await eventually_async(lambda: lock.is_acquired)
-        assert holder_of(database, unique[-50:]) == lock_pid(c)
+    async with AsyncCoordinator(database) as c:
+        async with lock_of(c, unique[-50:]):
+            await eventually_async(lambda: statements(c, "lock") > 3, what="it has looked more than once")
+            assert holder_of(database, unique[-50:]) is None
+        async with lock_of(c, unique[-50:], 0.3) as lock:
+            await eventually_async(lambda: lock.is_acquired, what="nobody wanted it, and the interval is over")
+            assert holder_of(database, unique[-50:]) == lock_pid(c)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)

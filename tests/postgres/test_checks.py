@@ -19,35 +19,40 @@ ROOT = Path(__file__).resolve().parents[2]
 
 LEAKS = """
 import asyncio, subprocess, threading, psycopg, pytest
-import tests.conftest
+import tests.conftest, tests.coroutines
 
-tests.conftest.LEAK_LIMIT = 0.3
+tests.coroutines._GRACE = 0.3
 kept = []
 
+def keep(thing):
+    tests.conftest.LEAK_LIMIT = 0.3  # it will not end
+    kept.append(thing)
+    return thing
+
 def test_clean(database):
+    tests.conftest.LEAK_LIMIT = 30.0  # it will
     with psycopg.connect(database) as connection:
         connection.execute("select pg_advisory_xact_lock(1)")
 
 def test_thread():
-    leave = threading.Event()
-    kept.append(leave)
+    leave = keep(threading.Event())
     threading.Thread(target=leave.wait, name="lingering", daemon=True).start()
 
 def test_process():
-    kept.append(subprocess.Popen(["sleep", "5"]))
+    keep(subprocess.Popen(["sleep", "60"]))
 
 def test_session(database):
-    kept.append(psycopg.connect(database, application_name="forgotten session"))
+    keep(psycopg.connect(database, application_name="forgotten session"))
 
 def test_lock(database):
-    kept.append(psycopg.connect(database, autocommit=True, application_name="forgotten lock"))
-    kept[-1].execute("select pg_advisory_lock(4711)")
+    connection = keep(psycopg.connect(database, autocommit=True, application_name="forgotten lock"))
+    connection.execute("select pg_advisory_lock(4711)")
 
 async def test_task():
-    kept.append(asyncio.create_task(asyncio.sleep(60), name="forgotten task"))
+    keep(asyncio.create_task(asyncio.sleep(60), name="forgotten task"))
 
 def test_that_fails_anyway(database):
-    kept.append(psycopg.connect(database, application_name="unmentioned"))
+    keep(psycopg.connect(database, application_name="unmentioned"))
     raise RuntimeError("the real cause")
 
 def test_end():
@@ -94,7 +99,7 @@ def test_what_is_left_behind_is_named(server: Server, run_pytest: Callable[..., 
     }
     assert sorted(summary) == ["test_lock", "test_process", "test_session", "test_thread"], said
     assert "thread lingering" in said
-    assert ": sleep 5" in said
+    assert ": sleep 60" in said
     assert "(forgotten session)" in said
     assert "(forgotten lock) holds advisory ExclusiveLock 4711" in said
     assert "task forgotten task" in said

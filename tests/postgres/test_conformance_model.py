@@ -61,7 +61,7 @@ def play(url: str, examples: int) -> None:
 
 
 def test_postgres_is_as_the_model_says(database: str) -> None:
-    play(database, 10)
+    play(database, 5)
 
 
 @pytest.mark.long

@@ -28,7 +28,7 @@ from django.utils.decorators import method_decorator  # noqa: E402
 
 from pgconcert.contrib import django as ours  # noqa: E402
 
-LIMIT = 10.0
+LIMIT = 60.0
 
 atomic: Any = transaction.atomic  # Django has no types, and some checkers guess wrong ones
 
@@ -156,8 +156,12 @@ def test_a_failure_after_the_commit_is_logged(project: str, caplog: pytest.LogCa
 
 
 def test_one_call_at_a_time(project: str, database: str) -> None:
-    @ours.exclusive("page", timeout=0.05)
+    @ours.exclusive("page", timeout=LIMIT)
     def page(n: int) -> int:
+        return n + 1
+
+    @ours.exclusive("page", timeout=0.05)
+    def hurried(n: int) -> int:
         return n + 1
 
     @ours.exclusive(lambda n: f"page:{n}", if_held="skip", using=project)
@@ -167,7 +171,7 @@ def test_one_call_at_a_time(project: str, database: str) -> None:
     assert (page(1), each(1)) == (2, 2)
     with Coordinator(database) as other, other.lock("page"), other.lock("page:1"):
         with pytest.raises(AcquireTimeout, match="'page'"):
-            page(1)
+            hurried(1)
         assert (each(1), each(2)) == (None, 3)
     assert page(1) == 2
 

@@ -18,7 +18,7 @@ from pgconcert.terms import LeaderChange
 from pgconcert.testing import eventually_async
 from pgconcert.watching import AsyncChanges
 from tests.poolers import PgBouncer
-from tests.postgres.jobscenes import listens, make_tables
+from tests.postgres.jobscenes import listens, make_tables, until_quiet
 from tests.postgres.scenes import Engine, both_engines, raw, role_pids, statements
 from tests.servers import Server
 
@@ -75,7 +75,7 @@ async def test_nothing_is_sent_while_nothing_changes(tables: str, unique: str) -
             async with still(c, unique).lead():
                 assert (await changes.get()).leader is not None
             assert (await changes.get()).leader is None
-            await asyncio.sleep(0.1)  # what was to be sent on account of this has been sent
+            await until_quiet(c)
             before = statements(c, "work")
             await asyncio.sleep(0.5)
             assert statements(c, "work") == before
@@ -86,7 +86,7 @@ async def test_terms_are_written_down(tables: str, unique: str) -> None:
     async with AsyncCoordinator(tables) as a, AsyncCoordinator(tables) as b:
         tokens: list[int] = []
         for end in ("released", "resigned", "revoked"):
-            leadership = await a.election(unique, ttl=2).lead(on_lost="report").acquire()
+            leadership = await a.election(unique, ttl=60, interval=0.5).lead(on_lost="report").acquire()
             tokens.append(leadership.token)
             if end == "released":
                 await leadership.release()
@@ -109,8 +109,8 @@ async def test_without_notifications(tables: str, unique: str, pgbouncer: Callab
     """Through a transaction pooler nothing is heard: observers look every `check` seconds, and miss nothing."""
     pooled = pgbouncer("transaction")
     async with AsyncCoordinator(pooled.url) as a, AsyncCoordinator(pooled.url) as b:
-        election = a.election(unique, ttl=4, check=0.2)
-        async with b.election(unique, ttl=4, check=0.2).observe() as changes:
+        election = a.election(unique, ttl=60, interval=0.5, check=0.2)
+        async with b.election(unique, ttl=60, interval=0.5, check=0.2).observe() as changes:
             assert await told(changes, 1) == [(False, None, None)]
             expected: list[tuple[bool, int | None, str | None]] = []
             for _ in range(3):
@@ -119,7 +119,7 @@ async def test_without_notifications(tables: str, unique: str, pgbouncer: Callab
                 expected.append((False, expected[-1][1], "released"))
             assert await told(changes, 6) == expected
             first = await election.lead().acquire()
-            waits = asyncio.create_task(b.election(unique, ttl=4, check=0.2).lead().acquire())
+            waits = asyncio.create_task(b.election(unique, ttl=60, interval=0.5, check=0.2).lead().acquire())
             await first.resign()
             second = await waits
             assert second.token > first.token
@@ -130,21 +130,21 @@ async def test_without_notifications(tables: str, unique: str, pgbouncer: Callab
 async def test_a_backend_that_dies(tables: str, server: Server, unique: str, engine: Engine) -> None:
     """An observer and a leader whose server processes are killed again and again: nothing is lost, nothing invented."""
     async with AsyncCoordinator(tables, engine=engine) as a, AsyncCoordinator(tables, engine=engine) as b:
-        leadership = await a.election(unique, ttl=20).lead().acquire()
+        leadership = await a.election(unique, ttl=120, interval=5).lead().acquire()
 
         async def reachable() -> bool:
             with contextlib.suppress(Unavailable):
                 return None not in [await c.election(unique).leader() for c in (a, b)]
             return False
 
-        async with b.election(unique, ttl=20, check=0.3).observe() as changes:
+        async with b.election(unique, ttl=120, interval=5, check=0.3).observe() as changes:
             assert await told(changes, 1) == [(True, leadership.token, None)]
             for _ in range(5):
                 for c in (a, b):
                     for role in ("work", "listen"):
                         for pid in role_pids(c, role):
                             server.kill_backend(pid)
-                await eventually_async(reachable, what="both are connected again")
+                await eventually_async(reachable, 60, what="both are connected again")
                 assert not leadership.lost
             with pytest.raises(TimeoutError):
                 await changes.get(0)
@@ -157,7 +157,7 @@ async def test_candidates_of_many_processes_take_turns(tables: str, unique: str)
     led: list[str] = []
 
     async def candidate(c: AsyncCoordinator) -> None:
-        async with c.election(unique, ttl=10).lead() as leadership:
+        async with c.election(unique, ttl=60, interval=2.5, check=5).lead() as leadership:
             led.append(leadership.identity)
 
     coordinators = [AsyncCoordinator(tables) for _ in range(10)]

@@ -42,7 +42,7 @@ def until_marked(url: str, name: str, count: int = 1) -> None:
 
 def test_leading_and_observing(tables: str, unique: str) -> None:
     with Coordinator(tables) as a, Coordinator(tables) as b:
-        election, other = a.election(unique, ttl=2), b.election(unique, ttl=2)
+        election, other = a.election(unique, ttl=60, interval=0.5), b.election(unique, ttl=60, interval=0.5)
         assert other.leader() is None
         with other.observe() as changes:
             first = changes.get()
@@ -58,7 +58,7 @@ def test_leading_and_observing(tables: str, unique: str) -> None:
                 assert begun.leader is not None
                 assert not leadership.wait_release_requested(0.01)
                 assert other.request_release()
-                assert leadership.wait_release_requested(20)
+                assert leadership.wait_release_requested(60)
                 leadership.check()
             end = next(iter(changes))
             assert (end.leader, end.token, end.how) == (None, begun.token, "released")
@@ -75,30 +75,30 @@ def test_leading_and_observing(tables: str, unique: str) -> None:
 def test_handing_over_between_threads(tables: str, unique: str) -> None:
     """A body in another thread is told by `check`, and nobody else leads before it has ended."""
     with Coordinator(tables) as a, Coordinator(tables) as b, ThreadPoolExecutor(3) as threads:
-        election, other = a.election(unique, ttl=10), b.election(unique, ttl=10)
+        election, other = a.election(unique, ttl=60, interval=2.5), b.election(unique, ttl=60, interval=2.5)
         entered, told, may_end = threading.Event(), threading.Event(), threading.Event()
 
         def body() -> None:
             with election.lead() as leadership:
                 entered.set()
-                assert leadership.wait_lost(20)
+                assert leadership.wait_lost(60)
                 told.set()
-                assert may_end.wait(20)
+                assert may_end.wait(60)
                 leadership.check()
 
         leads = threads.submit(body)
-        assert entered.wait(20)
+        assert entered.wait(60)
         waits = threads.submit(lambda: other.lead().acquire())
         until_marked(tables, unique)
         resigns = threads.submit(election.resign)
-        assert told.wait(20)
+        assert told.wait(60)
         assert not waits.done()
         assert not resigns.done()
         may_end.set()
-        assert resigns.result(20)
+        assert resigns.result(60)
         with pytest.raises(SessionLost, match=r"resign\(\)"):
-            leads.result(20)
-        waits.result(20).release()
+            leads.result(60)
+        waits.result(60).release()
         with election.lead() as leadership:
             assert election.resign()
             assert leadership.released
@@ -109,25 +109,25 @@ def test_handing_over_between_threads(tables: str, unique: str) -> None:
 
 def test_stopping(tables: str, unique: str) -> None:
     with Coordinator(tables) as a, ThreadPoolExecutor(2) as threads:
-        election = a.election(unique, ttl=10)
+        election = a.election(unique, ttl=60, interval=2.5)
         entered, may_end = threading.Event(), threading.Event()
 
         def body() -> None:
             with election.lead() as leadership:
                 entered.set()
-                assert may_end.wait(20)
+                assert may_end.wait(60)
                 leadership.check()
 
         leads = threads.submit(body)
-        assert entered.wait(20)
+        assert entered.wait(60)
         waits = threads.submit(lambda: election.lead().acquire())
         assert not election.stop(0.05)
         with pytest.raises(Stopped):
-            waits.result(20)
+            waits.result(60)
         may_end.set()
         assert election.stop()
         with pytest.raises(SessionLost, match=r"stop\(\)"):
-            leads.result(20)
+            leads.result(60)
         with pytest.raises(Stopped):
             election.lead().try_acquire()
         assert election.leader() is None
@@ -135,7 +135,7 @@ def test_stopping(tables: str, unique: str) -> None:
 
 def test_groups(tables: str, unique: str) -> None:
     with Coordinator(tables, namespace=unique) as a, Coordinator(tables, namespace=unique) as b:
-        group, other = a.group("g", ttl=10), b.group("g", ttl=10)
+        group, other = a.group("g", ttl=60, interval=2.5), b.group("g", ttl=60, interval=2.5)
         assert not group.exists()
         assert group.create()
         assert not other.create()
@@ -167,23 +167,23 @@ def test_groups(tables: str, unique: str) -> None:
 def test_several_threads_share_an_observer(tables: str, unique: str) -> None:
     """Each change goes to one of them, and all come to an end when it is closed."""
     with Coordinator(tables) as a, ThreadPoolExecutor(4) as threads:
-        with a.election(unique, ttl=10).observe() as changes:
+        with a.election(unique, ttl=60, interval=2.5).observe() as changes:
             assert changes.get().leader is None
-            takers = [threads.submit(lambda: [change.token for change in changes]) for _ in range(4)]
+            taken: list[int | None] = []
+
+            def take() -> None:
+                for change in changes:
+                    taken.append(change.token)  # noqa: PERF401 - seen by others at once
+
+            takers = [threads.submit(take) for _ in range(4)]
             tokens: list[int] = []
             for _ in range(10):
-                with a.election(unique, ttl=10).lead() as leadership:
+                with a.election(unique, ttl=60, interval=2.5).lead() as leadership:
                     tokens += [leadership.token] * 2
-            eventually(lambda: a.election(unique).leader() is None)
-            end = a.election(unique, ttl=10).observe()
-            with end:
-                while end.get().token != tokens[-1]:
-                    pass
-            eventually(lambda: "0 to take" in repr(changes))
-        taken = sorted(token for taker in takers for token in taker.result(20) if token is not None)
-    # what was seen last may still have been on its way to somebody when it was closed
-    assert taken == tokens[: len(taken)]
-    assert len(taken) >= len(tokens) - 4
+            eventually(lambda: len(taken) >= len(tokens), 30, what="all were taken")
+        for taker in takers:
+            taker.result(60)
+    assert sorted(token for token in taken if token is not None) == tokens
 
 
 def test_ctrl_c_takes_nothing(tables: str, unique: str) -> None:
@@ -192,11 +192,12 @@ def test_ctrl_c_takes_nothing(tables: str, unique: str) -> None:
         election = a.election(unique, ttl=60)
         tokens: list[int] = []
         over = threading.Event()
+        end = time.monotonic() + 60
         main = threading.main_thread().ident
         assert main is not None
 
         def disturb() -> None:
-            for _ in range(20):
+            while time.monotonic() < end and (len(tokens) < 20 or interrupts < 5):
                 with election.lead() as leadership:
                     tokens.append(leadership.token)
                 time.sleep(random.uniform(0, 0.005))
@@ -208,7 +209,9 @@ def test_ctrl_c_takes_nothing(tables: str, unique: str) -> None:
         taking = False
 
         def interrupt(number: int, frame: object) -> None:
+            nonlocal taking
             if taking:
+                taking = False
                 raise KeyboardInterrupt
 
         before = signal.signal(signal.SIGINT, interrupt)
@@ -222,11 +225,11 @@ def test_ctrl_c_takes_nothing(tables: str, unique: str) -> None:
                         seen.append(changes.get(1).token)
                         taking = False
                     except KeyboardInterrupt:
-                        taking = False
                         interrupts += 1
                     except TimeoutError:
                         taking = False
-                        assert not over.is_set(), f"{len(tokens)} terms, and these changes were seen: {seen}"
+                        seen_so_far = f"{len(tokens)} terms, and these changes were seen: {seen}"
+                        assert not over.is_set() or time.monotonic() < end + 30, seen_so_far
                 disturbs.result()
         finally:
             signal.signal(signal.SIGINT, before)
@@ -238,7 +241,7 @@ def test_closing_the_coordinator_ends_them(tables: str, unique: str) -> None:
     with ThreadPoolExecutor(3) as threads:
         a = Coordinator(tables)
         a.open()
-        election = a.election(unique, ttl=10)
+        election = a.election(unique, ttl=60, interval=2.5)
         changes = election.observe()
         changes.__enter__()
         assert changes.get().leader is None
@@ -248,9 +251,9 @@ def test_closing_the_coordinator_ends_them(tables: str, unique: str) -> None:
         waits = threads.submit(lambda: election.lead().acquire())
         a.close()
         with pytest.raises(CoordinatorClosed):
-            gets.result(20)
+            gets.result(60)
         with pytest.raises(CoordinatorClosed):
-            waits.result(20)
+            waits.result(60)
         assert held[0].lost
         assert election.stop()
         changes.close()
@@ -265,8 +268,8 @@ def test_what_is_thrown_away_is_warned_of(tables: str, unique: str) -> None:
 
     with Coordinator(tables) as a:
         with pytest.warns(ResourceWarning, match="without release"):
-            throw_away(a.election(unique, ttl=10).lead().acquire())
-        with a.election(unique, ttl=10).lead(timeout=20):
+            throw_away(a.election(unique, ttl=60, interval=2.5).lead().acquire())
+        with a.election(unique, ttl=60, interval=2.5).lead(timeout=60):
             pass
         with pytest.warns(ResourceWarning, match="without close"):
-            throw_away(a.election(unique, ttl=10).observe().__enter__())
+            throw_away(a.election(unique, ttl=60, interval=2.5).observe().__enter__())

@@ -15,7 +15,15 @@ from typing import Any, Final
 
 import pytest
 
-from pgconcert import AcquireTimeout, AsyncCoordinator, AsyncHold, LockBudgetExceeded, PgconcertError, Unavailable
+from pgconcert import (
+    AcquireTimeout,
+    AsyncCoordinator,
+    AsyncHold,
+    LockBudgetExceeded,
+    PgconcertError,
+    Unavailable,
+    acquiring,
+)
 from pgconcert.testing import FaultProxy, eventually_async
 from tests.postgres.scenes import (
     QUIET,
@@ -31,7 +39,8 @@ from tests.postgres.scenes import (
 from tests.servers import OwnServer, Server
 
 CROWD: Final = 200
-PATIENCE: Final = 0.5
+PATIENCE: Final = (0.5, 2.0, 8.0, 32.0)
+"""For so long each of a crowd waits: longer, if the first had left before all had come."""
 
 
 def _cancelled() -> str:
@@ -57,9 +66,9 @@ async def test_an_address_that_is_cancelled_is_a_failed_attempt(engine: Engine, 
     """Something inside the callable was cancelled, not we: the claim hears that there is no connection."""
     async with AsyncCoordinator(address, engine=engine) as c:
         with pytest.raises(Unavailable):
-            await asyncio.wait_for(c.lock("nowhere").acquire(), 5)
+            await asyncio.wait_for(c.lock("nowhere").acquire(), 20)
         with pytest.raises(Unavailable):
-            await asyncio.wait_for(c.lock("nowhere").try_acquire(), 5)
+            await asyncio.wait_for(c.lock("nowhere").try_acquire(), 20)
 
 
 @both_engines
@@ -72,8 +81,8 @@ async def test_after_an_address_was_cancelled_the_next_attempt_counts(database: 
 
     async with AsyncCoordinator(address, engine=engine) as c:
         with pytest.raises(Unavailable):
-            await asyncio.wait_for(c.lock("soon").acquire(), 5)
-        async with asyncio.timeout(5), c.lock("soon") as hold:
+            await asyncio.wait_for(c.lock("soon").acquire(), 20)
+        async with asyncio.timeout(20), c.lock("soon") as hold:
             assert not hold.lost
 
 
@@ -86,7 +95,7 @@ async def test_eager_tasks(address: Any) -> None:
     async with AsyncCoordinator(address) as c:
         for _ in range(2):
             with pytest.raises(PgconcertError):
-                await asyncio.wait_for(c.lock("eager").acquire(), 5)
+                await asyncio.wait_for(c.lock("eager").acquire(), 20)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are of Python 3.12")
@@ -94,7 +103,7 @@ async def test_eager_tasks_with_a_server(database: str) -> None:
     """Locks work where tasks start eagerly."""
     factory: Any = getattr(asyncio, "eager_task_factory", None)
     asyncio.get_running_loop().set_task_factory(factory)
-    async with AsyncCoordinator(database) as c, asyncio.timeout(10):
+    async with AsyncCoordinator(database) as c, asyncio.timeout(30):
         for _ in range(2):
             async with c.lock("eager"):
                 assert key_of("eager") in keys_on_server(database)
@@ -102,9 +111,10 @@ async def test_eager_tasks_with_a_server(database: str) -> None:
 
 @both_engines
 async def test_a_silent_server_is_not_an_unheld_lock(
-    proxy: FaultProxy, server: Server, database: str, engine: Engine
+    proxy: FaultProxy, server: Server, database: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wait ran out while the server said nothing: the error does not claim to know who holds the lock."""
+    monkeypatch.setattr(acquiring, "_ASK_HOLDER", 0.25)
     async with (
         AsyncCoordinator(database) as other,
         AsyncCoordinator(proxy.url(server.over_tcp(database)), engine=engine, network_timeout=QUIET) as c,
@@ -124,13 +134,17 @@ async def test_a_silent_server_is_not_an_unheld_lock(
 
 async def _crowd_times_out(c: AsyncCoordinator, key: str, waiting: Callable[[], bool]) -> tuple[int, set[str]]:
     """Many wait for one key; their time is up in one turn of the loop. Statements it took, and what they were told."""
-    claims = [asyncio.create_task(c.lock(key).acquire(timeout=PATIENCE)) for _ in range(CROWD)]
-    await eventually_async(waiting)
-    before = statements(c, "lock")
-    time.sleep(PATIENCE)  # a loop that is late finds every timer due at once
-    outcomes = await asyncio.gather(*claims, return_exceptions=True)
-    assert all(isinstance(outcome, AcquireTimeout) for outcome in outcomes)
-    return statements(c, "lock") - before, {str(outcome) for outcome in outcomes}
+    for patience in PATIENCE:
+        claims = [asyncio.create_task(c.lock(key).acquire(timeout=patience)) for _ in range(CROWD)]
+        await eventually_async(lambda: waiting() or any(claim.done() for claim in claims))  # noqa: B023 - at once
+        all_wait, before = not any(claim.done() for claim in claims), statements(c, "lock")
+        if all_wait:
+            time.sleep(patience)  # a loop that is late finds every timer due at once
+        outcomes = await asyncio.gather(*claims, return_exceptions=True)
+        assert all(isinstance(outcome, AcquireTimeout) for outcome in outcomes)
+        if all_wait:
+            return statements(c, "lock") - before, {str(outcome) for outcome in outcomes}
+    raise AssertionError("no crowd has ever come together")
 
 
 @both_engines
@@ -143,9 +157,11 @@ async def test_a_crowd_that_times_out_asks_once(database: str, engine: Engine) -
     ):
         async with c.lock("first"):
             pass
-        # the best of three: between two threads on a busy machine the questions may be spread over several answers
-        crowds = [await _crowd_times_out(c, "crowded", lambda: c.health().locks_waited_for == 1) for _ in range(3)]
-        sent, told = min(crowds, key=lambda crowd: crowd[0])
+        # once in a while: between two threads on a busy machine the questions may be spread over several answers
+        crowds: list[tuple[int, set[str]]] = []
+        while len(crowds) < 10 and not (crowds and crowds[-1][0] <= 12):
+            crowds.append(await _crowd_times_out(c, "crowded", lambda: c.health().locks_waited_for == 1))
+        sent, told = crowds[-1]
         assert sent <= 12
         (sentence,) = told
         assert re.search(rf"it is held by the holder\b.*\(pid {lock_pid(other)}\)", sentence)
@@ -175,7 +191,7 @@ async def test_room_for_some(own_server: OwnServer, engine: Engine) -> None:
         admin.execute("SELECT count(pg_advisory_lock(g)) FROM generate_series(1, %s) g", [taken])
         async with AsyncCoordinator(small.url, engine=engine) as c:
             claims = [asyncio.create_task(c.lock(f"room {n}").acquire()) for n in range(wanted)]
-            outcomes = await asyncio.wait_for(asyncio.gather(*claims, return_exceptions=True), 10)
+            outcomes = await asyncio.wait_for(asyncio.gather(*claims, return_exceptions=True), 30)
             assert [isinstance(outcome, AsyncHold) for outcome in outcomes] == [n < spare for n in range(wanted)]
             assert all(isinstance(outcome, LockBudgetExceeded) for outcome in outcomes[spare:])
             assert len(keys_on_server(small.url)) == taken + spare

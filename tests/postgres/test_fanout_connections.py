@@ -35,4 +35,4 @@ async def test_a_value_goes_with_the_callers_transaction(database: str, blocking
                     assert listener.statistics.received == 0
                     await other.commit()
             await orders.publish(Order(3))
-            assert [(await listener.get(10)).id for _ in range(2)] == [2, 3]
+            assert [(await listener.get(30)).id for _ in range(2)] == [2, 3]

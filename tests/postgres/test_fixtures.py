@@ -14,6 +14,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgconcert.testing import advisory_locks, eventually, sessions
+from tests import coroutines
 from tests.coroutines import LoopFactory, run
 from tests.poolers import PgBouncer
 from tests.processes import Worker, children
@@ -158,7 +159,9 @@ async def test_hypothesis_runs_coroutines(number: int) -> None:
     assert asyncio.current_task() is not None
 
 
-def test_a_task_that_outlives_its_test_is_named() -> None:
+def test_a_task_that_outlives_its_test_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coroutines, "_GRACE", 0.3)
+
     async def forgetful() -> None:
         task = asyncio.create_task(asyncio.sleep(60), name="forgotten")
         assert not task.done()

@@ -72,6 +72,7 @@ async def test_a_backlog_is_drained_within_one_tick_and_no_batch_is_empty(work: 
 async def test_an_idle_tick_is_one_call(work: SharedWork) -> None:
     tasker = Tasker()
     async with coordinator(work) as c, c.runner("errands", tasker, TASKS, tick=NEVER) as runner:
+        await eventually_async(lambda: runner.statistics().turns == 1, what="the first tick is over")
         turns = runner.statistics().turns
         sent = statements(c, "tasks")
         runner.wake()
@@ -181,9 +182,8 @@ async def test_the_late_work_of_a_thread_is_refused_and_told(work: SharedWork) -
             await entered.wait()
             first = runner.session_id
             assert first is not None
-            work.expire(first)
             other = await asyncio.to_thread(PlainRunner, work)
-            assert await asyncio.to_thread(other.get_work) == [1]
+            assert await asyncio.to_thread(other.get_work_of, work, first) == [1]
             await eventually_async(lambda: bool(lost))
             gate.set()
             await eventually_async(lambda: bool(refused))

@@ -160,7 +160,7 @@ async def test_a_session_is_renewed_by_what_it_finishes(work: SharedWork) -> Non
         place = place_of(work)
         session = await ask(owner, StartWork(place))
         await ask(owner, GetWork(place, session, None))
-        work.execute("update session set expires = now() at time zone 'utc' + interval '5 s'")
+        work.execute("update session set expires = now() at time zone 'utc' + interval '60 s'")
         await ask(owner, FinishWork(place, session, ("1",)))
         ((left,),) = work.execute("select expires - now() at time zone 'utc' from session")
         assert left.total_seconds() > 100

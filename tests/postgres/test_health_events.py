@@ -61,11 +61,16 @@ async def test_health_tells_links_and_locks(database: str, server: Server, engin
         assert links["lock"].server_pid in {session.pid for session in server.sessions()}
         assert links["lock"].through == "direct"
         assert links["lock"].server
-        assert 0 < (links["lock"].round_trip or 0) < 5
-        before = statements(c)
-        for _ in range(100):
-            c.health()
-        assert statements(c) == before
+        assert 0 < (links["lock"].round_trip or 0) < 60
+
+        def asks_nobody() -> bool:
+            before = statements(c)
+            for _ in range(100):
+                c.health()
+            return statements(c) == before
+
+        # whoever waits looks again now and then, and not every time just now
+        await eventually_async(asks_nobody, what="health sends nothing")
         await stranger.release()
         await (await task).release()
         await hold.release()
@@ -108,7 +113,7 @@ async def test_health_without_a_server(proxy: FaultProxy, server: Server, databa
         proxy.cut()
         await hold.wait_lost()
         task = asyncio.create_task(c.lock("down").acquire())
-        await eventually_async(lambda: any(link.attempts >= 2 for link in c.health().links))
+        await eventually_async(lambda: any(link.attempts >= 2 for link in c.health().links if link.role == "lock"))
         health = c.health()
         (link,) = [link for link in health.links if link.role == "lock"]
         assert not health.ready
@@ -116,7 +121,7 @@ async def test_health_without_a_server(proxy: FaultProxy, server: Server, databa
         assert f"127.0.0.1:{proxy.port}" in (link.last_error or "")
         assert (link.server_pid, health.locks_waited_for, health.locks_held) == (None, 1, 0)
         proxy.accept()
-        await (await asyncio.wait_for(task, 20)).release()
+        await (await asyncio.wait_for(task, 60)).release()
         (link,) = [link for link in c.health().links if link.role == "lock"]
         assert (link.state, link.attempts, link.last_error) == ("ready", 0, None)
 
@@ -128,7 +133,7 @@ async def test_statement_counter_survives_a_reconnect(database: str, server: Ser
         before = statements(c)
         server.kill_backend(lock_pid(c))
         await hold.wait_lost()
-        async with c.lock("count", timeout=10):
+        async with c.lock("count", timeout=30):
             assert statements(c) > before
 
 
@@ -144,7 +149,7 @@ async def test_story_of_a_life(database: str, server: Server, engine: Engine) ->
         hold = await c.lock("b").acquire()
         server.kill_backend(first)
         await hold.wait_lost()
-        async with c.lock("c", timeout=10):
+        async with c.lock("c", timeout=30):
             second = lock_pid(c)
     told = [event for event in story if not isinstance(event, LockReleased)]
     kinds = [type(event) for event in told]

@@ -56,7 +56,7 @@ class Nested:
     async def end(self) -> int:
         """Let it leave, and wait for its end."""
         self._go.release()
-        return await asyncio.wait_for(self.task, 10)
+        return await asyncio.wait_for(self.task, 30)
 
 
 async def _until_waiting(c: AsyncCoordinator, keys: int) -> None:
@@ -89,7 +89,7 @@ async def test_waiting_for_oneself(database: str, engine: Engine, outer: Asks, i
             assert await inner(c).try_acquire() is None
             with pytest.raises(AcquireTimeout):
                 await inner(c).acquire(timeout=0)
-            assert {lock.key for lock in advisory_locks(database)} == before
+            await eventually_async(lambda: {lock.key for lock in advisory_locks(database)} == before)
         async with inner(c):
             pass
     await until_free(database)
@@ -113,7 +113,7 @@ async def test_a_circle_of_tasks(database: str, engine: Engine, tasks: int, time
         last = circle[-1]
         await last.step()
         with pytest.raises(WouldDeadlock) as told:
-            await asyncio.wait_for(last.task, 5)
+            await asyncio.wait_for(last.task, 30)
         text = str(told.value)
         assert text.startswith(
             "this task would wait for 'k0' for ever: 'k0' is held by task 'task 0', which waits for 'k1'"
@@ -137,9 +137,9 @@ async def test_a_circle_through_sets(database: str, engine: Engine) -> None:
         await _until_waiting(c, 1)
         await two.step()
         with pytest.raises(WouldDeadlock, match="'b' is held by task 'one', which waits for 'c'; 'c' is held by this"):
-            await asyncio.wait_for(two.task, 5)
+            await asyncio.wait_for(two.task, 30)
         assert await one.end() == 2
-        assert locks(database) == []
+        await eventually_async(lambda: locks(database) == [], what="the refused set has left nothing")
     await until_free(database)
 
 
@@ -172,7 +172,7 @@ async def test_a_circle_through_permits(database: str, engine: Engine) -> None:
         assert await still_waits(three.task, c)
         await two.step()
         with pytest.raises(WouldDeadlock, match="'x' is held by task 'three', which waits for a permit of 's'"):
-            await asyncio.wait_for(two.task, 5)
+            await asyncio.wait_for(two.task, 30)
         assert await three.end() == 2
         assert await one.end() == 2
     await until_free(database)
@@ -191,7 +191,7 @@ async def test_all_permits_are_stuck(database: str) -> None:
         await _until_waiting(c, 1)
         await three.step()
         with pytest.raises(WouldDeadlock, match=r"a permit of 's' \(none is free\) is held by task '(one|two)'"):
-            await asyncio.wait_for(three.task, 5)
+            await asyncio.wait_for(three.task, 30)
         assert [await one.end(), await two.end()] == [2, 2]
     await until_free(database)
 
@@ -221,7 +221,7 @@ async def test_a_circle_through_a_writer_that_keeps_a_reader_outside(database: s
         assert await still_waits(late.task, c)
         await inside.step()
         with pytest.raises(WouldDeadlock, match="'a' is held by task 'late', which waits for 'b'"):
-            await asyncio.wait_for(inside.task, 5)
+            await asyncio.wait_for(inside.task, 30)
         assert await writer.end() == 1
         assert await late.end() == 2
     await until_free(database)
@@ -250,7 +250,7 @@ async def test_what_is_not_in_a_scope_is_not_looked_at(database: str) -> None:
             assert await still_waits(other.task, c)
         await hold.release()
         assert await other.end() == 2
-        await (await asyncio.wait_for(waiter, 5)).release()
+        await (await asyncio.wait_for(waiter, 30)).release()
     await until_free(database)
 
 
@@ -266,8 +266,8 @@ async def test_the_circle_is_gone_with_the_one_that_left(database: str) -> None:
                     await _until_waiting(c, 1)
                     one.task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, AcquireTimeout):
-                    await asyncio.wait_for(one.task, 5)
-                async with c.lock("a", timeout=5):
+                    await asyncio.wait_for(one.task, 30)
+                async with c.lock("a", timeout=30):
                     pass
     await until_free(database)
 
@@ -280,8 +280,8 @@ async def test_a_lost_hold_is_nobodys(database: str, server: Server, engine: Eng
         async def again() -> None:
             async with c.lock("lost", on_lost="report") as hold:
                 server.kill_backend(lock_pid(c))
-                await asyncio.wait_for(hold.wait_lost(), 5)
-                async with c.lock("lost", timeout=10):
+                await asyncio.wait_for(hold.wait_lost(), 30)
+                async with c.lock("lost", timeout=30):
                     assert len(locks(database)) == 1
 
         with pytest.raises(LockLost):
@@ -299,6 +299,6 @@ async def test_other_coordinators_are_other_processes(database: str) -> None:
         await two.step()
         await one.step()
         with pytest.raises(AcquireTimeout):
-            await asyncio.wait_for(one.task, 5)
+            await asyncio.wait_for(one.task, 30)
         assert await two.end() == 2
     await until_free(database)

@@ -137,7 +137,7 @@ async def test_back_pressure(database: str) -> None:
 
     for _ in range(40):
         link.send(sent, [up], measured)
-    await eventually_async(lambda: len(sizes) == 40, 40.0)
+    await eventually_async(lambda: len(sizes) == 40, 120.0)
     assert set(sizes) == {(b"2000000", 5 * _MEGABYTE)}
     link.close()
 
@@ -148,18 +148,19 @@ async def test_notifications_between_statements(database: str) -> None:
     link, ear = await link_to(database)
     await ask(link, "listen here")
     with raw(database) as other:
-        answers = [link.execute(statement("select pg_sleep(0.01), $1::int4"), [b"%d" % n]) for n in range(20)]
-        heard_at: list[int] = []
+        other.execute("select pg_advisory_lock(4711), pg_advisory_lock(4712)")
+        waits = statement("select pg_advisory_xact_lock_shared($1::int8), $2::int4")
+        answers = [link.execute(waits, [b"%d" % (4711 + (n >= 10)), b"%d" % n]) for n in range(20)]
         for n in range(50):
             other.execute("select pg_notify('here', %s)", (str(n),))
-        while not answers[-1].done():
-            heard_at.append(len(ear.notifications))
-            await asyncio.sleep(0)
+        other.execute("select pg_advisory_unlock(4711)")
+        what = "they do not wait for the end of the pipeline"
+        await eventually_async(lambda: len(ear.notifications) == 50, 30, what=what)
+        assert not answers[-1].done()
+        other.execute("select pg_advisory_unlock(4712)")
     assert [rows[0][1] for rows in await asyncio.gather(*answers)] == [b"%d" % n for n in range(20)]
-    await eventually_async(lambda: len(ear.notifications) == 50)
     assert [n.payload for n in ear.notifications] == [b"%d" % n for n in range(50)]
     assert {n.channel for n in ear.notifications} == {b"here"}
-    assert any(heard_at), "they did not wait for the end of the pipeline"
     link.close()
 
 
@@ -267,7 +268,7 @@ async def test_refused_connection(database: str) -> None:
         await Link.connect("host=127.0.0.1 port=1 user=nobody password=secret dbname=x")
     assert "\n" not in str(failed.value)
     assert "secret" not in str(failed.value)
-    assert _descriptors() == before
+    assert _descriptors() <= before
 
 
 async def test_cancelled_connection(proxy: FaultProxy, database: str, server: Server) -> None:
@@ -296,14 +297,14 @@ async def test_tls_split_at_every_byte(tls_proxy: FaultProxy, server: Server, da
     """A network that delivers single bytes changes nothing, with TLS."""
     through = tls_proxy.url(server.over_tcp(database), sslmode="require")
     tls_proxy.split(1)
-    await bursts_arrive(through, database, bursts=1, size=20)
+    await bursts_arrive(through, database, bursts=1, size=20, count=20)
 
 
 @pytest.mark.both_loops
 async def test_plain_split_at_every_byte(proxy: FaultProxy, server: Server, database: str) -> None:
     """A network that delivers single bytes changes nothing, without TLS."""
     proxy.split(1)
-    await bursts_arrive(proxy.url(server.over_tcp(database)), database, bursts=1, size=20)
+    await bursts_arrive(proxy.url(server.over_tcp(database)), database, bursts=1, size=20, count=20)
 
 
 def test_python_implementation(
@@ -318,7 +319,7 @@ def test_python_implementation(
         pytest.skip("needs libpq: apt-get install libpq5")
     monkeypatch.setenv("PSYCOPG_IMPL", "python")
     through = tls_proxy.url(server.over_tcp(database), sslmode="require")
-    assert worker(_CHECKS, database, through).expect("ok", 40.0) == "python"
+    assert worker(_CHECKS, database, through).expect("ok", 120.0) == "python"
 
 
 _FORKED_LINK = """

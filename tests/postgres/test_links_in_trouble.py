@@ -61,7 +61,7 @@ async def test_a_link_that_dies_with_the_last_answer_of_its_birth(
         if sent is PING and not cuts:
             cuts += 1
             # the loop stands still, so it finds both at once
-            eventually(lambda: tls_proxy.bytes_to_client > before, 5)
+            eventually(lambda: tls_proxy.bytes_to_client > before, 30)
             tls_proxy.cut(rst=False)
         return answer
 
@@ -70,11 +70,11 @@ async def test_a_link_that_dies_with_the_last_answer_of_its_birth(
     async with AsyncCoordinator(url, network_timeout=QUIET) as c:
         opened, failed = seen(c, LinkOpened), seen(c, ConnectFailed)
         task = asyncio.create_task(c.lock("young").acquire())
-        await asyncio.wait([task], timeout=5)
+        await asyncio.wait([task], timeout=30)
         assert cuts == 1
         if isinstance(task.exception() if task.done() else None, ConnectionError):
             task = asyncio.create_task(c.lock("young").acquire())  # nothing was ever connected: the first claim is told
-        hold = await asyncio.wait_for(task, 5)
+        hold = await asyncio.wait_for(task, 30)
         assert [event.server_pid for event in opened] == role_pids(c, "lock")
         assert len(failed) == 1
         await hold.release()
@@ -101,11 +101,11 @@ async def test_links_that_die_young_are_not_opened_in_a_tight_loop(
 
         c.events.subscribe(cut, LinkOpened)
         task = asyncio.create_task(c.lock("theirs").acquire())
-        await eventually_async(lambda: len(times) == 5, 20, what="five links were opened")
+        await eventually_async(lambda: len(times) == 5, 60, what="five links were opened")
         pauses = [after - before for before, after in pairwise(times)]
         assert all(pause >= 0.05 * 2**n for n, pause in enumerate(pauses, 1)), pauses
         await theirs.release()
-        await (await asyncio.wait_for(task, 20)).release()
+        await (await asyncio.wait_for(task, 60)).release()
 
 
 # waiting in trouble
@@ -140,7 +140,7 @@ async def test_listen_is_down_for_good(database: str, server: Server, engine: En
         await until_marked(database, 2)
         for hold, task in zip(reversed(theirs), (new, old), strict=True):
             await hold.release()
-            await (await asyncio.wait_for(task, 8)).release()
+            await (await asyncio.wait_for(task, 30)).release()
         assert {event.role for event in failed} == {"listen"}
 
 
@@ -164,7 +164,7 @@ async def test_a_marked_waiter_loses_its_links_and_listen_stays_down(database: s
         await eventually_async(lambda: locking not in role_pids(c, "lock"))
         await until_marked(database)
         await theirs.release()
-        await (await asyncio.wait_for(task, 8)).release()
+        await (await asyncio.wait_for(task, 30)).release()
 
 
 async def test_long_waits_for_many_keys_cost_one_question_a_look(
@@ -195,7 +195,7 @@ async def test_long_waits_for_many_keys_cost_one_question_a_look(
         monkeypatch.setattr(waiting, "_STILL_WAITING", 0.2)
         before = statements(c, "lock")
         while len({event.key for event in told}) < keys:
-            async with c.lock("free", timeout=5):
+            async with c.lock("free", timeout=30):
                 cycles += 1
         spent = statements(c, "lock") - before
         assert cycles
@@ -204,18 +204,18 @@ async def test_long_waits_for_many_keys_cost_one_question_a_look(
         for hold in theirs:
             await hold.release()
         for task in tasks:
-            await (await asyncio.wait_for(task, 20)).release()
+            await (await asyncio.wait_for(task, 60)).release()
 
 
 # addresses in trouble
 
 
 @both_engines
-@pytest.mark.parametrize("seconds", ["0", "-1", "", "2"])
+@pytest.mark.parametrize("seconds", ["0", "-1", "", "30"])
 async def test_connect_timeout_of_the_address(database: str, engine: Engine, seconds: str) -> None:
     """As in libpq, a `connect_timeout` of 0 or less is none of its own: ours holds."""
     url = rewrite(database, connect_timeout=seconds)
-    async with AsyncCoordinator(url, engine=engine) as c, c.lock("timeout", timeout=10):
+    async with AsyncCoordinator(url, engine=engine) as c, c.lock("timeout", timeout=30):
         assert lock_pid(c)
 
 
@@ -225,7 +225,7 @@ async def test_connect_timeout_that_is_no_number(database: str, engine: Engine) 
     async with AsyncCoordinator(rewrite(database, connect_timeout="abc"), engine=engine) as c:
         for _ in range(2):
             with pytest.raises(ConfigurationError, match=r"connect_timeout of the address must be a number .*'abc'"):
-                await asyncio.wait_for(c.lock("abc").acquire(), 5)
+                await asyncio.wait_for(c.lock("abc").acquire(), 20)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
@@ -233,7 +233,7 @@ async def test_options_with_spaces(server: Server, database: str, scheme: str) -
     """Options reach the server whole, from SQLAlchemy's form of the URL too."""
     url = rewrite(database, options="-c work_mem=321kB -c geqo_seed=0.5")
     _, _, rest = url.partition("://")
-    async with AsyncCoordinator(f"{scheme}://{rest}", name="options") as c, c.lock("options", timeout=10):
+    async with AsyncCoordinator(f"{scheme}://{rest}", name="options") as c, c.lock("options", timeout=30):
         assert lock_pid(c)
 
 
@@ -243,7 +243,7 @@ async def test_embedded_folder_from_the_environment(server: Server, monkeypatch:
         pytest.skip("needs the embedded server")
     folder = Path(str(server.execute("show data_directory")[0][0])).parent.parent
     monkeypatch.setenv("PGCONCERT_URL", f"embedded://{folder}")
-    async with AsyncCoordinator() as c, c.lock("environment", timeout=10):
+    async with AsyncCoordinator() as c, c.lock("environment", timeout=30):
         assert lock_pid(c) in {session.pid for session in server.sessions()}
 
 
@@ -264,7 +264,7 @@ async def test_no_part_of_a_badly_written_password(
         story: list[Event] = []
         c.events.subscribe(story.append)
         with pytest.raises((ConfigurationError, ConnectionError)) as error:
-            await asyncio.wait_for(c.lock("x").acquire(), 10)
+            await asyncio.wait_for(c.lock("x").acquire(), 30)
         await eventually_async(lambda: story)
         shown = [repr(c), repr(c.health()), repr(error.value), str(error.value.__cause__), repr(story), caplog.text]
         assert not [text for text in shown if "s3cr3t" in text or "w0rd" in text]
@@ -320,7 +320,7 @@ async def test_locks_that_cannot_be_listed_after_a_failure(server: Server, datab
                 admin.execute(f"revoke {privilege} from public".encode())
         url = rewrite(server.over_tcp(database), user="blind", password="x")
         async with AsyncCoordinator(url, engine=engine) as c:
-            claims = (asyncio.wait_for(c.lock(n).acquire(), 10) for n in range(3))
+            claims = (asyncio.wait_for(c.lock(n).acquire(), 30) for n in range(3))
             errors = await asyncio.gather(*claims, return_exceptions=True)
             assert {(type(error), getattr(error, "sqlstate", "")) for error in errors} == {(StatementFailed, "42501")}
             assert all("pg_try_advisory_lock" in str(error) for error in errors)

@@ -25,7 +25,7 @@ from pgconcert import (
     NotHeld,
     WouldDeadlock,
 )
-from pgconcert.testing import advisory_locks, eventually_async
+from pgconcert.testing import eventually_async
 from tests.postgres.scenes import (
     QUIET,
     Engine,
@@ -154,13 +154,14 @@ async def test_timeout_names_the_holder(database: str, engine: Engine) -> None:
     """A wait that ends says who has the lock, and leaves nothing on the server (A9)."""
     async with two(database, engine) as (one, other):
         async with one.lock("named"):
+            assert await other.lock("named").try_acquire() is None  # it is connected
             with pytest.raises(AcquireTimeout) as failed:
                 await other.lock("named").acquire(timeout=0.1)
             assert "'named' was not acquired within 0.1 s" in str(failed.value)
             assert f"(pid {lock_pid(one)})" in str(failed.value)
             assert "one@" in str(failed.value)
             await eventually_async(lambda: marks_on_server(database) == 0)
-        async with other.lock("named", timeout=5):
+        async with other.lock("named", timeout=30):
             pass
 
 
@@ -169,6 +170,7 @@ async def test_timeout_names_a_stranger(database: str) -> None:
     async with AsyncCoordinator(database) as c:
         with raw(database) as stranger:
             stranger.execute("select pg_advisory_lock(77)")
+            assert await c.lock(77).try_acquire() is None  # it is connected
             with pytest.raises(AcquireTimeout, match=rf"somebody else \(pid {stranger.info.backend_pid}\)"):
                 await c.lock(77).acquire(timeout=0.05)
 
@@ -180,7 +182,7 @@ async def test_dropped_hold(database: str, engine: Engine) -> None:
         holder = [await one.lock("dropped").acquire()]
         with pytest.warns(ResourceWarning, match="'dropped' was dropped without release"):
             holder.clear()
-        async with other.lock("dropped", timeout=5):
+        async with other.lock("dropped", timeout=30):
             pass
 
 
@@ -193,7 +195,7 @@ async def test_hold_dropped_in_a_cycle(database: str, engine: Engine) -> None:
         del cycle
         with pytest.warns(ResourceWarning, match="'cycle'"):
             gc.collect()
-        async with other.lock("cycle", timeout=5):
+        async with other.lock("cycle", timeout=30):
             pass
 
 
@@ -208,7 +210,7 @@ async def test_hold_dropped_in_another_thread(database: str, engine: Engine) -> 
             thread.start()
             await eventually_async(lambda: not thread.is_alive())
         assert [warning.category for warning in caught] == [ResourceWarning]
-        async with other.lock("thread", timeout=5):
+        async with other.lock("thread", timeout=30):
             pass
 
 
@@ -239,7 +241,7 @@ async def test_int_keys_are_the_servers(database: str, key: int) -> None:
             stranger.execute("select pg_advisory_lock(%s::int8)", (key,))
             assert await c.lock(key).try_acquire() is None
             stranger.execute("select pg_advisory_unlock(%s::int8)", (key,))
-            async with c.lock(key, timeout=5):
+            async with c.lock(key, timeout=30):
                 pass
 
 
@@ -355,7 +357,7 @@ async def test_close(database: str, engine: Engine) -> None:
         for task in ours_wait:
             with pytest.raises(CoordinatorClosed):
                 await task
-        taken = await asyncio.wait_for(wants_ours, 10)
+        taken = await asyncio.wait_for(wants_ours, 30)
         with pytest.raises(LockLost):
             hold.check()
         await hold.release()
@@ -366,7 +368,7 @@ async def test_close(database: str, engine: Engine) -> None:
             await c.open()
         await taken.release()
         await stranger.release()
-    assert advisory_locks(database) == []
+    await until_free(database)
 
 
 async def test_not_opened(database: str) -> None:

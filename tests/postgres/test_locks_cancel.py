@@ -17,7 +17,6 @@ from pgconcert.hold import AsyncHold
 from pgconcert.testing import advisory_locks, eventually_async
 from tests.postgres.scenes import Engine, both_engines, disturbed, key_of, keys_on_server, until_free, waiting_for
 
-_ACQUIRES = 10_000
 _TASKS = 100
 
 
@@ -73,9 +72,10 @@ async def cancelled_at_every_suspension(
 
 
 @both_engines
-async def test_storm(database: str, engine: Engine) -> None:
-    """10,000 acquires over two processes, on contended and on free keys, many cancelled at random moments: never two
-    holders, and no lock or mark left behind."""
+@pytest.mark.parametrize("acquires", [2000, pytest.param(10_000, marks=pytest.mark.long)])
+async def test_storm(database: str, engine: Engine, acquires: int) -> None:
+    """Thousands of acquires over two processes, on contended and on free keys, many cancelled at random moments: never
+    two holders, and no lock or mark left behind."""
     dice = random.Random(1)
     holders: dict[str, int] = {}
     granted = cancelled = 0
@@ -94,7 +94,7 @@ async def test_storm(database: str, engine: Engine) -> None:
 
     async def work(c: AsyncCoordinator) -> None:
         nonlocal cancelled
-        for _ in range(_ACQUIRES // _TASKS):
+        for _ in range(acquires // _TASKS):
             key = f"hot {dice.randrange(8)}" if dice.random() < 0.4 else f"free {dice.randrange(1000)}"
             task = asyncio.create_task(acquire_once(c, key))
             if dice.random() < 0.5:
@@ -111,9 +111,9 @@ async def test_storm(database: str, engine: Engine) -> None:
     ):
         await asyncio.gather(*(work((one, other)[n % 2]) for n in range(_TASKS)))
         await until_free(database)
-        assert granted + cancelled >= _ACQUIRES
-        assert granted > 1000
-        assert cancelled > 1000
+        assert granted + cancelled >= acquires
+        assert granted > acquires / 10
+        assert cancelled > acquires / 10
         await eventually_async(lambda: one.health().locks_held == other.health().locks_held == 0)
         await eventually_async(lambda: one.health().locks_waited_for == other.health().locks_waited_for == 0)
 
@@ -165,7 +165,7 @@ async def test_cancelled_hand_over(database: str, leave: Any) -> None:
         await hold.release()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        await (await asyncio.wait_for(patient, 10)).release()
+        await (await asyncio.wait_for(patient, 30)).release()
         await until_free(database)
 
 
@@ -235,17 +235,17 @@ async def test_cancelled_again_and_again(database: str, engine: Engine, contende
 async def test_timeout_at_the_instant_of_the_grant(database: str) -> None:
     """A time limit that strikes while the answer is on its way gives a hold or an error, and never a lost lock."""
     async with AsyncCoordinator(database) as c:
-        got = 0
-        for n in range(300):
+        got = n = 0
+        while n < 300 or not got:  # where all is slow, longer times are tried as well
+            n += 1
             try:
-                hold = await c.lock("instant").acquire(timeout=n * 0.000003)
+                hold = await c.lock("instant").acquire(timeout=n * 0.000003 if n < 300 else (n - 299) * 0.001)
             except AcquireTimeout:
                 continue
             got += 1
             await hold.release()
         await until_free(database)
-        assert got
-        hold = await c.lock("instant").acquire(timeout=5)
+        hold = await c.lock("instant").acquire(timeout=30)
         assert [lock.key for lock in advisory_locks(database)] == [key_of("instant")]
         await hold.release()
 
@@ -264,4 +264,4 @@ async def test_closing_while_callers_leave(database: str) -> None:
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(outcome, AsyncHold):
                 await outcome.release()
-        assert advisory_locks(database) == []
+        await until_free(database)

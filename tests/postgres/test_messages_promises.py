@@ -29,7 +29,7 @@ from pgconcert import (
 from pgconcert.events import ConnectFailed, Event, ListenerReady, PingsMissing
 from pgconcert.pubsub.envelope import parse
 from pgconcert.testing import eventually_async
-from tests.postgres.scenes import ask, raw, role_pids, seen, statements
+from tests.postgres.scenes import QUIET, ask, raw, role_pids, seen, statements
 from tests.postgres.store_scenes import PAYLOADS, count
 from tests.servers import Server
 
@@ -153,13 +153,16 @@ async def test_missing_pings_find_out_a_deaf_link(database: str) -> None:
     """The pings of somebody else stop, because the link is deaf: the proof fails, the link is replaced, and a gap says
     so; with the pulse of our own far away."""
     async with AsyncCoordinator(
-        database, ping_interval=0.1, ping_grace=0.5, ping_connection=None, network_timeout=1.0
+        database, ping_interval=0.1, ping_grace=0.5, ping_connection=None, network_timeout=QUIET
     ) as c:
         missing, ready = seen(c, PingsMissing), seen(c, ListenerReady)
         async with c.subscribe("a", gaps="yield") as messages:
             backend: Any = c.backend
             await ask(backend._listener.keeper.link, "unlisten *")
-            await eventually_async(lambda: len(ready) == 2, 20)
+            backend._listener._echoes._timeout = 0.5  # of proofs alone: a server may be slow to answer
+            await eventually_async(lambda: any(event.deaf for event in missing), 30)
+            backend._listener._echoes._timeout = QUIET
+            await eventually_async(lambda: len(ready) == 2, 30)
             gap = await messages.get(20)
             assert isinstance(gap, Gap)
             assert gap.reason == "reconnect"
@@ -167,4 +170,3 @@ async def test_missing_pings_find_out_a_deaf_link(database: str) -> None:
                 other.execute("notify a, 'heard'")
             message = await messages.get(20)
             assert isinstance(message, Message)
-        assert any(event.deaf for event in missing)

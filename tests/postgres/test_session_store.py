@@ -36,7 +36,7 @@ from pgconcert.store import (
 from pgconcert.testing import eventually_async, rewrite
 from tests.poolers import PgBouncer
 from tests.postgres.scenes import raw
-from tests.postgres.session_scenes import ask, expire, keeping, make_old, named, rows, sent, start, take
+from tests.postgres.session_scenes import ask, at_last, expire, keeping, make_old, named, rows, sent, start, take
 from tests.servers import Server
 
 
@@ -90,15 +90,24 @@ async def test_losers_write_nothing(tables: str) -> None:
         assert [rows(tables, versions + table) for table in ("entry", "session", "waiting")] == before
 
 
+MOVED = "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relname = 'session'"
+
+
 async def test_a_renewal_stays_on_its_page(tables: str) -> None:
     """Heartbeats leave the indexes alone: their new versions stay on the page of the old ones."""
     async with keeping(tables) as store:
         session = await start(store)
-        for _ in range(300):
-            await ask(store, Renew((session,)))
-    moved = "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relname = 'session'"
-    await eventually_async(lambda: rows(tables, moved)[0][0] == 300, what="the statistics have come")
-    assert rows(tables, moved) == [(300, 300)]
+    on_page = 0
+    # who looks at the database for long (autovacuum on a busy machine) keeps old versions on the page, which fills
+    for times in range(1, 6):
+        before = rows(tables, MOVED)[0][1]
+        async with keeping(tables) as store:
+            for _ in range(300):
+                await ask(store, Renew((session,)))
+        await eventually_async(lambda times=times: rows(tables, MOVED)[0][0] == 300 * times, 30)  # type: ignore[misc]
+        if (on_page := rows(tables, MOVED)[0][1] - before) == 300:
+            break
+    assert on_page == 300
 
 
 async def test_what_is_shown(tables: str) -> None:
@@ -191,7 +200,7 @@ async def test_through_a_transaction_pooler(server: Server, database: str, pgbou
         names = [named(f"n{number}") for number in range(20)]
         answers = await asyncio.gather(
             *(
-                ask(at, Take(subject=each, session=session))
+                at_last(at, Take(subject=each, session=session))
                 for each in names
                 for at, session in ((store, one), (direct, two))
             )

@@ -36,7 +36,7 @@ from pgconcert.store import (
 )
 from pgconcert.testing import eventually_async
 from tests.postgres.scenes import raw
-from tests.postgres.session_scenes import ask, expire, keeping, named, rows, sent, start, take
+from tests.postgres.session_scenes import ask, at_last, expire, keeping, named, rows, sent, start, take
 
 GATE = """
     create or replace function pgconcert.incarnation() returns text language plpgsql set lock_timeout = 0 as $$
@@ -366,8 +366,8 @@ async def test_two_names_of_a_dead_session(tables: str) -> None:
     """Two takers of two names of one dead session, at the same moment: both have theirs, as soon as the row of that
     session is locked no more."""
 
-    async def at_last(store: PostgresSessionStore, name: str, session: int) -> None:
-        while isinstance(answer := await ask(store, Take(subject=named(name), session=session)), Refused):
+    async def taken(store: PostgresSessionStore, name: str, session: int) -> None:
+        while isinstance(answer := await at_last(store, Take(subject=named(name), session=session)), Refused):
             assert (answer.retry_in, answer.over) == (0, False)
 
     async with keeping(tables) as one, keeping(tables) as two:
@@ -377,7 +377,7 @@ async def test_two_names_of_a_dead_session(tables: str) -> None:
             await take(one, named("a"), dead)
             await take(one, named("b"), dead)
             expire(tables, dead)
-            await asyncio.gather(at_last(one, "a", first), at_last(two, "b", second))
+            await asyncio.gather(taken(one, "a", first), taken(two, "b", second))
             await ask(one, Give(subject=named("a"), session=first))
             await ask(two, Give(subject=named("b"), session=second))
 
@@ -393,10 +393,10 @@ async def test_batches_in_opposite_orders(tables: str) -> None:
             won = 0
             for _ in range(5):
                 answers = await asyncio.gather(
-                    *(ask(store, Take(subject=name, session=session, mark=True)) for name in names[::order])
+                    *(at_last(store, Take(subject=name, session=session, mark=True)) for name in names[::order])
                 )
                 won += sum(isinstance(answer, Taken) for answer in answers)
-                await asyncio.gather(*(ask(store, Give(subject=name, session=session)) for name in names[::-order]))
+                await asyncio.gather(*(at_last(store, Give(subject=name, session=session)) for name in names[::-order]))
             return won
 
         won = await asyncio.gather(

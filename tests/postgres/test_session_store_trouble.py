@@ -28,7 +28,7 @@ from pgconcert.store import (
 )
 from pgconcert.testing import FaultProxy, eventually_async, rewrite
 from tests.postgres.scenes import raw
-from tests.postgres.session_scenes import ask, expire, keeping, make_old, named, rows, sent, start, take
+from tests.postgres.session_scenes import LONG, ask, expire, keeping, make_old, named, rows, sent, start, take
 from tests.servers import Server
 
 # links
@@ -138,7 +138,7 @@ async def test_one_bad_request(tables: str) -> None:
         assert isinstance(bad, StatementFailed)
         assert answers[7] is bad
         uuids = ["fine", "bad\0", "fine too"]
-        starts = [StartSession(uuid=uuid, ttl=9.0, host="h", pid=1, application="a") for uuid in uuids]
+        starts = [StartSession(uuid=uuid, ttl=LONG, host="h", pid=1, application="a") for uuid in uuids]
         numbers = await asyncio.gather(*(ask(store, start) for start in starts), return_exceptions=True)
         assert [isinstance(number, int) for number in numbers] == [True, False, True]
         alive = {one.id: one.uuid for one in await ask(store, LookAtSessions())}

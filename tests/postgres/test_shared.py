@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from pgconcert import AcquireTimeout, AsyncCoordinator, LockLost
+from pgconcert import AcquireTimeout, AsyncCoordinator, LockLost, acquiring
 from pgconcert.events import HoldBroken
 from pgconcert.hold import AsyncHold
 from pgconcert.postgres import waiting
@@ -71,7 +71,7 @@ async def test_readers_share(database: str, engine: Engine) -> None:
         assert await two.lock("r").try_acquire() is None
         assert one.health().locks_held == 2
         await let_go(*holds)
-        async with two.lock("r", timeout=5) as hold:
+        async with two.lock("r", timeout=30) as hold:
             assert not hold.shared
             assert [lock.mode for lock in locks(database)] == ["ExclusiveLock"]
     await until_free(database)
@@ -102,7 +102,7 @@ async def test_tries_at_once(database: str) -> None:
         found = await asyncio.gather(*(c.lock("at once", shared=True).try_acquire() for _ in range(10)))
         assert None not in found
         await let_go(*found)
-        async with c.lock("at once", timeout=5):
+        async with c.lock("at once", timeout=30):
             pass
 
 
@@ -179,22 +179,23 @@ async def test_a_lost_link_loses_all_readers(database: str, server: Server, engi
         await entered.wait()
         server.kill_backend(lock_pid(one))
         with pytest.raises(LockLost, match="terminating connection"):
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 30)
         for hold in mine:
-            await asyncio.wait_for(hold.wait_lost(), 5)
+            await asyncio.wait_for(hold.wait_lost(), 30)
             await hold.release()
         await eventually_async(lambda: len(broken) == 4)
         assert not other.lost
-        again = await one.lock("lost", shared=True).acquire(timeout=10)
+        again = await one.lock("lost", shared=True).acquire(timeout=30)
         assert len(locks(database)) == 2
         writer = await started(two.lock("lost").acquire(), database, GATE)
         await let_go(other, again)
-        await (await asyncio.wait_for(writer, 5)).release()
+        await (await asyncio.wait_for(writer, 30)).release()
     await until_free(database)
 
 
-async def test_other_programs(database: str) -> None:
+async def test_other_programs(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bigint key is the server's own: another program's shared and exclusive advisory locks count."""
+    monkeypatch.setattr(acquiring, "_ASK_HOLDER", 30.0)
     async with AsyncCoordinator(database) as c:
         with raw(database) as stranger:
 
@@ -213,13 +214,13 @@ async def test_other_programs(database: str) -> None:
             with pytest.raises(AcquireTimeout, match=r"shared by somebody else \(pid"):
                 await c.lock(42).acquire(timeout=0.01)
             assert ask("pg_advisory_unlock_shared")
-            async with c.lock(42, timeout=5):
+            async with c.lock(42, timeout=30):
                 assert not ask("pg_try_advisory_lock_shared")
             assert ask("pg_try_advisory_lock")
             assert await c.lock(42, shared=True).try_acquire() is None
             waiter = await started(c.lock(42, shared=True).acquire(), database)
             assert ask("pg_advisory_unlock")
-            await (await asyncio.wait_for(waiter, 5)).release()
+            await (await asyncio.wait_for(waiter, 30)).release()
     await until_free(database)
 
 
@@ -302,4 +303,4 @@ async def test_storm(database: str, engine: Engine) -> None:
         assert granted > 200
         assert left > 200
         for c in (one, two, three):
-            assert (c.health().locks_held, c.health().locks_waited_for) == (0, 0)
+            await eventually_async(lambda c=c: c.health().locks_held == c.health().locks_waited_for == 0)  # type: ignore[misc]

@@ -10,8 +10,10 @@ import random
 
 import pytest
 
-from pgconcert import AcquireTimeout, AsyncCoordinator
-from pgconcert.postgres import waiting
+from pgconcert import AcquireTimeout, AsyncCoordinator, acquiring
+from pgconcert.hold import AsyncHold
+from pgconcert.postgres import locks as locks_of_links
+from pgconcert.postgres import messages, waiting
 from pgconcert.testing import eventually_async
 from tests.postgres.lockkinds import (
     GATE,
@@ -60,11 +62,11 @@ async def test_a_waiting_writer_keeps_new_readers_outside(database: str, engine:
         late = await started(three.lock("gate", shared=True).acquire(), database)
         assert await still_waits(late, three, two)
         await reader.release()
-        hold = await asyncio.wait_for(writer, 5)
+        hold = await asyncio.wait_for(writer, 30)
         assert await still_waits(late, three)
         await until_pairs(database, GATE, 0)
         await hold.release()
-        await (await asyncio.wait_for(late, 5)).release()
+        await (await asyncio.wait_for(late, 30)).release()
     await until_free(database)
 
 
@@ -79,8 +81,8 @@ async def test_a_waiting_writer_with_readers_of_its_own(database: str) -> None:
         await reader.release()
         assert await still_waits(writer, one)
         await other.release()
-        await (await asyncio.wait_for(writer, 5)).release()
-        async with one.lock("own", shared=True, timeout=5), two.lock("own", shared=True, timeout=5):
+        await (await asyncio.wait_for(writer, 30)).release()
+        async with one.lock("own", shared=True, timeout=30), two.lock("own", shared=True, timeout=30):
             assert pairs(database, GATE) == []
     await until_free(database)
 
@@ -94,11 +96,11 @@ async def test_writers_of_two_processes_behind_readers(database: str) -> None:
     ):
         reader = await one.lock("two writers", shared=True).acquire()
         writers = [await started(c.lock("two writers").acquire(), database) for c in (two, three)]
-        assert len(pairs(database, GATE)) == 1
+        await until_pairs(database, GATE, 1)
         await reader.release()
-        for done in asyncio.as_completed(writers, timeout=10):
+        for done in asyncio.as_completed(writers, timeout=30):
             await (await done).release()
-        async with one.lock("two writers", shared=True, timeout=5):
+        async with one.lock("two writers", shared=True, timeout=30):
             pass
     await until_free(database)
 
@@ -106,8 +108,12 @@ async def test_writers_of_two_processes_behind_readers(database: str) -> None:
 @both_engines
 @pytest.mark.usefixtures("no_recheck")
 @pytest.mark.parametrize("how", ["timeout", "cancel", "close"])
-async def test_the_gate_opens_when_the_writer_gives_up(database: str, how: str, engine: Engine) -> None:
+async def test_the_gate_opens_when_the_writer_gives_up(
+    database: str, how: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Readers that a writer kept outside are woken when it leaves, however it leaves."""
+    for module, limit in ((acquiring, "_ASK_HOLDER"), (locks_of_links, "_FAREWELL"), (messages, "_FAREWELL")):
+        monkeypatch.setattr(module, limit, 15.0)
     async with (
         AsyncCoordinator(database, engine=engine) as one,
         AsyncCoordinator(database, engine=engine) as three,
@@ -115,11 +121,22 @@ async def test_the_gate_opens_when_the_writer_gives_up(database: str, how: str, 
     ):
         two = await stack.enter_async_context(AsyncCoordinator(database, engine=engine))
         reader = await one.lock("gives up", shared=True).acquire()
-        if how == "timeout":
-            writer = await started(two.lock("gives up").acquire(timeout=1), database, GATE)
-        else:
-            writer = await started(two.lock("gives up").acquire(), database, GATE)
-        late = await started(three.lock("gives up", shared=True).acquire(), database)
+
+        async def line_up(timeout: float | None) -> tuple[asyncio.Task[AsyncHold], asyncio.Task[AsyncHold]]:
+            """A writer that closes the gate, and a reader that stands before it, or has got in because it took long."""
+            writer = asyncio.create_task(two.lock("gives up").acquire(timeout))
+            await eventually_async(lambda: writer.done() or len(pairs(database, GATE)) == 1)
+            late = asyncio.create_task(three.lock("gives up", shared=True).acquire())
+            await eventually_async(lambda: late.done() or len(pairs(database, INTEREST)) == 2)
+            return writer, late
+
+        # whoever gives up by time must not do so before the other waits: on a busy machine that takes its time
+        patience = [1.0, 5.0, 20.0] if how == "timeout" else [None]
+        writer, late = await line_up(patience.pop(0))
+        while late.done() and patience:
+            await asyncio.wait([writer])
+            await late.result().release()
+            writer, late = await line_up(patience.pop(0))
         if how == "cancel":
             writer.cancel()
         elif how == "close":
@@ -130,7 +147,7 @@ async def test_the_gate_opens_when_the_writer_gives_up(database: str, how: str, 
             assert "it is held shared by" in str(writer.exception())
         elif how == "close":
             assert "closed" in str(writer.exception())
-        hold = await asyncio.wait_for(late, 5)
+        hold = await asyncio.wait_for(late, 30)
         assert len(locks(database)) == 2
         await let_go(hold, reader)
     await until_free(database)
@@ -146,7 +163,7 @@ async def test_readers_beside_readers_get_in_when_the_writer_gives_up(database: 
         assert await still_waits(late, one)
         writer.cancel()
         await asyncio.wait([writer])
-        hold = await asyncio.wait_for(late, 5)
+        hold = await asyncio.wait_for(late, 30)
         await let_go(hold, reader)
     await until_free(database)
 
@@ -166,7 +183,7 @@ async def test_the_gate_opens_when_the_writer_is_killed(database: str, server: S
         server.kill_backend(before)
         await eventually_async(lambda: before not in {lock.pid for lock in pairs(database, GATE)})
         await reader.release()
-        for done in asyncio.as_completed([writer, late], timeout=10):
+        for done in asyncio.as_completed([writer, late], timeout=30):
             await (await done).release()
     await until_free(database)
 
@@ -188,7 +205,7 @@ async def test_the_last_reader_wakes_the_writer(database: str, engine: Engine) -
                 await reader.release()
                 assert await still_waits(writer, three)
             await readers[-1].release()
-            await (await asyncio.wait_for(writer, 5)).release()
+            await (await asyncio.wait_for(writer, 30)).release()
             await until_pairs(database, INTEREST, 0)
     await until_free(database)
 

@@ -10,8 +10,20 @@ import pytest
 
 from pgconcert import AcquireTimeout, AsyncCoordinator, Coordinator, Gap, HoldLost, TableTasks, Unavailable
 from pgconcert.events import ConnectFailed, HeartbeatFailed, LinkOpened, SessionLost
+from pgconcert.postgres import outage, slotowner
 from pgconcert.testing import FaultProxy, eventually, eventually_async
-from tests.postgres.scenes import Engine, both_engines, lock_pid, raw, role_pids, seen, until_free, waiting_for
+from tests.postgres.scenes import (
+    Engine,
+    both_engines,
+    lock_pid,
+    marks_on_server,
+    raw,
+    role_pids,
+    seen,
+    statements,
+    until_free,
+    waiting_for,
+)
 from tests.servers import Server
 
 
@@ -22,8 +34,11 @@ def kill(url: str, pids: list[int]) -> None:
 
 
 @both_engines
-async def test_only_who_meets_others_has_waited(database: str, unique: str, engine: Engine) -> None:
+async def test_only_who_meets_others_has_waited(
+    database: str, unique: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A free lock is no wait, though it costs a round trip; behind another process, and behind ourselves, it is."""
+    monkeypatch.setattr(slotowner, "_LINGER", 0.05)  # what lingers would be counted among the marks
     async with AsyncCoordinator(database, engine=engine) as one, AsyncCoordinator(database) as two:
         for _ in range(3):
             async with one.lock(unique), one.semaphore(unique, 2):
@@ -34,6 +49,7 @@ async def test_only_who_meets_others_has_waited(database: str, unique: str, engi
         with pytest.raises(AcquireTimeout):
             await one.lock(unique).acquire(0.05)
         assert await one.lock(unique).try_acquire() is None
+        await eventually_async(lambda: not marks_on_server(database), what="nothing is left of those that left")
         waiting = await waiting_for(one, unique, database)
         await held.release()
         hold = await waiting
@@ -86,7 +102,9 @@ async def test_a_killed_backend_in_numbers(tables: str, unique: str, engine: Eng
             told = [await anext(messages) for _ in range(3)]
             assert [isinstance(item, Gap) for item in told] == [False, True, False]
             await hold.release()
+        least = statements(c)
         after = c.statistics()
+        assert least <= after.statements <= statements(c), "with a thread, heartbeats go on between two looks"
         assert (after.locks.acquired, after.locks.released, after.locks.lost) == (1, 0, 1)
         assert (after.names.acquired, after.names.released, after.names.lost) == (1, 1, 0)
         assert (after.messages.published, after.messages.received, after.messages.gaps) == (2, 2, {"reconnect": 1})
@@ -95,7 +113,6 @@ async def test_a_killed_backend_in_numbers(tables: str, unique: str, engine: Eng
         assert after.events["LinkOpened"] == before.events["LinkOpened"] + 2
         assert sorted(event.role for event in opened if event.down_for is not None) == ["listen", "lock"]
         assert after.statements > before.statements
-        assert after.statements == sum(link.statements for link in c.health().links)
     assert c.statistics().statements >= after.statements
     assert c.statistics().locks == after.locks
 
@@ -115,14 +132,20 @@ async def test_statements_of_links_that_are_forgotten_are_counted(tables: str, u
 
 
 async def test_not_ready_while_the_server_refuses(
-    server: Server, tables: str, proxy: FaultProxy, unique: str, caplog: pytest.LogCaptureFixture
+    server: Server,
+    tables: str,
+    proxy: FaultProxy,
+    unique: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With a lock, a subscription and a session, and the server away for longer than the session is trusted: not ready
     from the first loss to the last link, and one line of the log for the beginning of each link's outage."""
+    monkeypatch.setattr(outage, "_STEPS", (1e6,))  # on a busy machine it may last until it is told again
     async with AsyncCoordinator(proxy.url(server.over_tcp(tables)), name="away") as c:
         hold = await c.lock(unique, on_lost="report").acquire()
         async with c.subscribe(unique):
-            job = await c.job_lock(unique, ttl=2.0, on_lost="report").acquire()
+            job = await c.job_lock(unique, ttl=4.0, on_lost="report").acquire()
             assert c.health().ready
             assert c.health().troubles == ()
             failed, lost, opened = seen(c, ConnectFailed), seen(c, SessionLost), seen(c, LinkOpened)
@@ -136,7 +159,10 @@ async def test_not_ready_while_the_server_refuses(
                 assert sorted(word for trouble in health.troubles for word in trouble.split()[1:2]) == [
                     "listen", "lock", "work",
                 ]  # fmt: skip
-                assert str(health).startswith("not ready: the lock link is not up (waiting): ")
+                between = "not ready: the lock link is not up (waiting): "
+                await eventually_async(
+                    lambda: str(c.health()).startswith(between), what="it rests between two attempts"
+                )
                 await job.wait_lost()
                 await eventually_async(lambda: len(failed) > 9)
                 assert not c.health().ready
@@ -159,10 +185,11 @@ async def test_not_ready_while_the_server_refuses(
 
 
 async def test_not_ready_while_only_heartbeats_need_the_server(
-    server: Server, tables: str, proxy: FaultProxy, unique: str
+    server: Server, tables: str, proxy: FaultProxy, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A link that is wanted only now and then, for a heartbeat, is a trouble between the attempts too; they belong to
     one outage, whose length is told at its end."""
+    monkeypatch.setattr(outage, "_STEPS", (1e6,))
     async with AsyncCoordinator(proxy.url(server.over_tcp(tables))) as c:
         job = await c.job_lock(unique, ttl=20.0, interval=0.5).acquire()
         assert c.health().ready
@@ -176,7 +203,7 @@ async def test_not_ready_while_only_heartbeats_need_the_server(
         assert [event.repeats for event in failed] == [False] + [True] * (len(failed) - 1)
         assert [event.down_for for event in failed] == sorted(event.down_for for event in failed)
         proxy.accept()
-        await eventually_async(lambda: c.health().ready)
+        await eventually_async(lambda: c.health().ready, 20)
         assert (opened[-1].down_for or 0.0) > failed[-1].down_for
         await job.release()
 

@@ -31,6 +31,7 @@ from tests.postgres.store_scenes import (
     CLAIMS,
     PAYLOADS,
     claim,
+    claimed,
     count,
     fetch,
     make_old,
@@ -78,6 +79,7 @@ async def test_many_at_once(tables: str) -> None:
     payloads = [b"%d:" % n + b"x" * n for n in range(500)]
     async with storing(tables) as store:
         await spill(store, b"warm")
+        await until_purged(store)
         before = statements(store)
         numbers = await asyncio.gather(*(spill(store, payload) for payload in payloads))
         assert statements(store) - before <= 4
@@ -130,7 +132,7 @@ async def test_one_that_the_server_refuses(tables: str) -> None:
 async def test_one_of_many(tables: str) -> None:
     """Of all who ask for one message one has it, in one statement and in several; scopes are apart."""
     async with storing(tables) as one, storing(tables) as two:
-        answers = await asyncio.gather(*(claim(store, "m") for _ in range(50) for store in (one, two)))
+        answers = await asyncio.gather(*(claimed(store, "m") for _ in range(50) for store in (one, two)))
         assert sum(answers) == 1
         assert not await claim(one, "m")
         assert await claim(one, "m", "invoices")
@@ -143,9 +145,9 @@ async def test_the_same_in_different_orders(tables: str) -> None:
     names = [f"message {n}" for n in range(500)]
     async with storing(tables) as one, storing(tables) as two, storing(tables) as three:
         outcomes = await asyncio.gather(
-            *(claim(one, name) for name in names),
-            *(claim(two, name) for name in reversed(names)),
-            *(claim(three, name) for name in sorted(names)),
+            *(claimed(one, name) for name in names),
+            *(claimed(two, name) for name in reversed(names)),
+            *(claimed(three, name) for name in sorted(names)),
         )
     won = Counter(name for name, mine in zip(names + names[::-1] + sorted(names), outcomes, strict=True) if mine)
     assert won == dict.fromkeys(names, 1)
@@ -155,24 +157,19 @@ CLAIMER = """
 import asyncio, sys
 from pgconcert.postgres.store import Store
 from tests.postgres.scenes import context
+from tests.postgres.store_scenes import claimed
 
 async def main():
     url, order = sys.argv[1:]
     store = Store(context(url), "pgconcert")
     loop = asyncio.get_running_loop()
-
-    async def claim(name):
-        answer = loop.create_future()
-        store.claim("orders", name, answer)
-        return await answer
-
-    await claim(f"warm {order}")
+    await claimed(store, f"warm {order}")
     print("ready", flush=True)
     await loop.run_in_executor(None, sys.stdin.readline)
     won = []
     for start in range(0, 500, 50):
         names = [str(n) for n in range(start, start + 50)][:: int(order)]
-        mine = await asyncio.gather(*map(claim, names))
+        mine = await asyncio.gather(*(claimed(store, name) for name in names))
         won += [name for name, is_mine in zip(names, mine) if is_mine]
     print("won", *won, flush=True)
     await store.close()
@@ -185,12 +182,12 @@ def test_two_processes(tables: str, worker: Callable[..., Worker]) -> None:
     """Two processes claim the same five hundred at the same time: each is handled by exactly one."""
     workers = [worker(CLAIMER, tables, order) for order in ("1", "-1")]
     for each in workers:
-        each.expect("ready")
+        each.expect("ready", 50.0)
     for each in workers:
         each.send("go")
-    won = [name for each in workers for name in each.expect("won", 30.0).split()]
+    won = [name for each in workers for name in each.expect("won", 50.0).split()]
     assert Counter(won) == {str(n): 1 for n in range(500)}
-    assert [each.wait() for each in workers] == [0, 0]
+    assert [each.wait(50.0) for each in workers] == [0, 0]
 
 
 async def test_odd_names(tables: str) -> None:
@@ -304,7 +301,7 @@ async def test_through_a_transaction_pooler(database: str, pgbouncer: Callable[.
         assert await claim(one, "warm")
         assert await claim(two, "warmer")
         names = [str(n) for n in range(100)]
-        won = await asyncio.gather(*(claim(store, name) for name in names for store in (one, two)))
+        won = await asyncio.gather(*(claimed(store, name) for name in names for store in (one, two)))
         assert sum(won) == 100
         payloads = [b"%d" % n * 1000 for n in range(20)]
         numbers = await asyncio.gather(*(spill(one, payload) for payload in payloads))

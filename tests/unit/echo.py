@@ -66,7 +66,7 @@ class Echo:
 
 
 def dial(proxy: FaultProxy) -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", proxy.port), timeout=10)
+    client = socket.create_connection(("127.0.0.1", proxy.port), timeout=30)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 

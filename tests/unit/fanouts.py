@@ -11,7 +11,7 @@ from pgconcert import AsyncCoordinator
 from pgconcert.events import Event
 from pgconcert.pubsub.fanout import AsyncFanOut, AsyncFanOutSubscription
 
-LIMIT = 10.0
+LIMIT = 30.0
 
 
 @dataclass

@@ -187,7 +187,7 @@ class Scene:
         return [event for event in self.events if isinstance(event, kind)]
 
     async def until(self, true: Callable[[], object], what: str = "") -> None:
-        await eventually_async(lambda: bool(true()), 5.0, what=what or None)
+        await eventually_async(lambda: bool(true()), 30.0, what=what or None)
 
 
 class _Scripted(AsyncRunner):

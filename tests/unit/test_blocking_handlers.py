@@ -67,7 +67,7 @@ def test_handlers_run_on_threads_in_order(c: Coordinator, other: Coordinator) ->
             other.publish("x", str(number))
             other.publish("y", str(number))
         for _ in range(200):
-            assert enough.acquire(timeout=20)
+            assert enough.acquire(timeout=30)
     assert seen == {"x": list(range(100)), "y": list(range(100))}
     assert names == {HANDLER}
     assert not listening.active
@@ -97,7 +97,7 @@ def test_concurrency(c: Coordinator, other: Coordinator) -> None:
         many(other, "x", 9)
         many(other, "y", 3)
         for _ in range(3):
-            assert done.acquire(timeout=20)
+            assert done.acquire(timeout=30)
         eventually(lambda: handler_threads() >= 3)
     assert most == 3
 
@@ -108,13 +108,13 @@ def test_handler_threads_are_bounded(world: str, other: Coordinator) -> None:
 
     def stuck(message: Message) -> None:
         began.release()
-        go.wait(20)
+        go.wait(30)
 
     with Coordinator(world, handler_threads=2) as c:
         with c.listen({"x": stuck}, concurrency=5):
             many(other, "x", 5)
             for _ in range(2):
-                assert began.acquire(timeout=20)
+                assert began.acquire(timeout=30)
             assert handler_threads() == 2
             assert not began.acquire(blocking=False)
             go.set()
@@ -139,7 +139,7 @@ def test_a_handler_that_raises_is_contained(c: Coordinator, other: Coordinator) 
     with c.listen({"x": handler}):
         many(other, "x", 5)
         for _ in range(5):
-            assert seen.acquire(timeout=20)
+            assert seen.acquire(timeout=30)
     assert failed[0] is errors["0"]
     assert failed[1] is errors["1"]
     assert [type(error) for error in failed[2:]] == [RuntimeError, RuntimeError]
@@ -204,7 +204,7 @@ def test_closing_handles_what_is_queued(c: Coordinator, other: Coordinator) -> N
     go = threading.Event()
 
     def handler(message: Message) -> None:
-        go.wait(20)
+        go.wait(30)
         seen.append(int(message.text))
 
     with c.listen({"x": handler}) as listening:
@@ -227,12 +227,12 @@ def test_closing_is_bounded(c: Coordinator, other: Coordinator) -> None:
 
     def stuck(message: Message) -> str:
         began.set()
-        go.wait(20)
+        go.wait(30)
         return "nobody wants it"
 
     listening = c.listen({"x": stuck}).open()
     many(other, "x", 3)
-    assert began.wait(20)
+    assert began.wait(30)
     listening.close(timeout=0)
     assert [(event.running, event.queued) for event in told] == [(1, 2)]
     assert listening.wait_closed()
@@ -270,7 +270,7 @@ def test_a_handler_closes_the_coordinator(world: str, other: Coordinator) -> Non
 
     listening = c.listen({"x": handler}, close_timeout=1000).open()
     other.publish("x")
-    assert closed.wait(20)
+    assert closed.wait(30)
     assert listening.wait_closed(timeout=20)
     c.close()
     with pytest.raises(BrokerClosed):
@@ -286,7 +286,7 @@ def test_closing_the_coordinator_ends_handlers(world: str, other: Coordinator) -
     c.open()
 
     def handler(message: Message) -> None:
-        go.wait(20)
+        go.wait(30)
         c.publish("done", message.text)
         seen.append(message.text)
 
@@ -298,7 +298,7 @@ def test_closing_the_coordinator_ends_handlers(world: str, other: Coordinator) -
         go.set()
         closing.result()
         assert seen == ["0", "1", "2"]
-        assert [done.get(timeout=10).text for _ in range(3)] == seen
+        assert [done.get(timeout=30).text for _ in range(3)] == seen
     assert listening.wait_closed()
     listening.close()
     eventually(lambda: handler_threads() == 0)

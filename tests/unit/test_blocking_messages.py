@@ -75,15 +75,15 @@ def test_overflow_is_honest(c: Coordinator, other: Coordinator) -> None:
     """What is in hand and what is queued is the capacity and a batch; everything else is a gap with a count."""
     with c.subscribe("x", capacity=32, gaps="yield") as messages:
         other.publish("x", "first")
-        first = messages.get(timeout=10)
+        first = messages.get(timeout=30)
         assert isinstance(first, Message)
         many(other, "x", 3)
-        assert messages.get(timeout=10)
+        assert messages.get(timeout=30)
         many(other, "x", 100)
         eventually(lambda: messages.statistics.received + messages.statistics.dropped == 104)
         queued = messages.statistics.queued
         assert 32 <= queued <= 32 + batch(32)
-        got = [messages.get(timeout=10) for _ in range(queued + 1)]
+        got = [messages.get(timeout=30) for _ in range(queued + 1)]
         assert all(isinstance(each, Message) for each in got[:-1])
         gap = got[-1]
         assert isinstance(gap, Gap)
@@ -106,7 +106,7 @@ def test_overflow_as_an_error(c: Coordinator, other: Coordinator) -> None:
     """It comes behind what is queued, and again whenever somebody asks, in every thread."""
     with c.subscribe("x", capacity=2, overflow="error") as messages:
         many(other, "x", 5)
-        assert [messages.get(timeout=10).text for _ in range(2)] == ["0", "1"]
+        assert [messages.get(timeout=30).text for _ in range(2)] == ["0", "1"]
         errors = [Running(messages.get).error() for _ in range(3)]
         assert all(isinstance(error, ListenerOverflow) for error in errors)
         assert len({id(error) for error in errors}) == 3
@@ -126,7 +126,7 @@ def test_gaps_raise_and_the_subscription_goes_on(c: Coordinator, other: Coordina
         assert next(messages).text == "after"
         lose_connection(c)
         with pytest.raises(MessagesLost):
-            messages.get(timeout=10)
+            messages.get(timeout=30)
 
 
 def test_several_threads_share_one_subscription(c: Coordinator, other: Coordinator) -> None:
@@ -146,7 +146,7 @@ def test_several_threads_share_one_subscription(c: Coordinator, other: Coordinat
         for start in range(0, count, 10):
             other.publish_many([("x", str(number)) for number in range(start, start + 10)])
         for _ in range(count):
-            assert enough.acquire(timeout=20)
+            assert enough.acquire(timeout=30)
     taken = [taker.result() for taker in takers]
     assert sorted(number for mine in taken for number in mine) == list(range(count))
     assert all(mine == sorted(mine) for mine in taken)
@@ -174,8 +174,8 @@ def test_whoever_gives_up_leaves_its_message_to_others(c: Coordinator, other: Co
         takers = [Running(work) for work in (impatient, impatient, patient, patient)]
         for number in range(count):
             other.publish("x", str(number))
-            eventually(lambda number=number: number + 1 - len(got) < capacity, 10)  # type: ignore[misc]
-        eventually(lambda: len(got) + messages.statistics.dropped == count, 10, what="all have come")
+            eventually(lambda number=number: number + 1 - len(got) < capacity, 30)  # type: ignore[misc]
+        eventually(lambda: len(got) + messages.statistics.dropped == count, 30, what="all have come")
         assert not messages.statistics.dropped
     for taker in takers:
         taker.result()
@@ -212,10 +212,10 @@ def test_filters(c: Coordinator, other: Coordinator) -> None:
         for text in ("0", "1", "no number", "2"):
             other.publish("x", text)
         c.publish("x", "4")
-        got: list[Message | Gap] = [messages.get(timeout=10) for _ in range(4)]
+        got: list[Message | Gap] = [messages.get(timeout=30) for _ in range(4)]
         assert [each.reason if isinstance(each, Gap) else each.text for each in got] == ["0", "filter", "2", "4"]
         assert set(where) == {"pgconcert-engine"}
-        assert [others.get(timeout=10).text for _ in range(4)] == ["0", "1", "no number", "2"]
+        assert [others.get(timeout=30).text for _ in range(4)] == ["0", "1", "no number", "2"]
         with pytest.raises(TimeoutError):
             others.get(timeout=0)
     assert len(failed) == 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -61,7 +60,7 @@ def test_wrong_messages_are_refused_before_anything_is_sent(c: Coordinator, othe
         with pytest.raises(ChannelInvalid):
             c.publish_many([("x", "1"), ("", "2")])
         c.publish("x", "right")
-        assert messages.get(timeout=10).text == "right"
+        assert messages.get(timeout=30).text == "right"
 
 
 def test_large_payloads(c: Coordinator, other: Coordinator) -> None:
@@ -69,7 +68,7 @@ def test_large_payloads(c: Coordinator, other: Coordinator) -> None:
         large = os.urandom(20_000)
         c.publish("x", large, headers={"a": "b"})
         c.publish_many([("x", b"small"), ("x", "t" * 8000)])
-        got = [messages.get(timeout=10) for _ in range(3)]
+        got = [messages.get(timeout=30) for _ in range(3)]
         assert [each.payload for each in got] == [large, b"small", b"t" * 8000]
         assert got[0].headers == {"a": "b"}
         with pytest.raises(PayloadTooLarge, match="largest of all"):
@@ -111,8 +110,8 @@ def test_fan_out(c: Coordinator, other: Coordinator) -> None:
         theirs.publish({"n": 1})
         mine.notify({"n": 2})
         mine.deliver(b'{"n": 3}')
-        assert [every.get(timeout=10) for _ in range(3)] == [{"n": 1}, {"n": 2}, {"n": 3}]
-        assert [some.get(timeout=10) for _ in range(2)] == [{"n": 2}, {"n": 3}]
+        assert [every.get(timeout=30) for _ in range(3)] == [{"n": 1}, {"n": 2}, {"n": 3}]
+        assert [some.get(timeout=30) for _ in range(2)] == [{"n": 2}, {"n": 3}]
         with pytest.raises(DecodeFailed):
             mine.deliver(b"{")
         with pytest.raises(PayloadInvalid):
@@ -130,7 +129,7 @@ def test_null_is_a_value(c: Coordinator) -> None:
         fanout.publish(None)
         assert next(values) is None
         fanout.publish(None)
-        assert values.get(timeout=10) is None
+        assert values.get(timeout=30) is None
 
 
 def test_fan_out_tells_of_the_end_of_a_listener(c: Coordinator) -> None:
@@ -201,7 +200,7 @@ def test_a_forked_child_has_no_messages(c: Coordinator, other: Coordinator) -> N
             finally:
                 os._exit(verdict)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert [int(messages.get(timeout=10).text) for _ in range(99)] == list(range(1, 100))
+        assert [int(messages.get(timeout=30).text) for _ in range(99)] == list(range(1, 100))
 
 
 def test_what_the_backend_lacks_is_refused() -> None:
@@ -212,8 +211,6 @@ def test_what_the_backend_lacks_is_refused() -> None:
 
 
 def test_the_engine_ends_with_its_last_coordinator(world: str) -> None:
-    started = time.monotonic()
     with Coordinator(world) as c, c.subscribe("x"), c.listen({"y": print}):
         pass
     assert engines() == 0
-    assert time.monotonic() - started < 20

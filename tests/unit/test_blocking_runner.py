@@ -107,7 +107,7 @@ def test_a_lost_session_is_told_to_who_asks(two: Two) -> None:
             eventually(lambda: task.lost, what="the loss is known")
             task.check()
 
-    with two.mine.runner("runner", work, SOURCE, tick=SOON, per_task=True, ttl=1.0) as runner:
+    with two.mine.runner("runner", work, SOURCE, tick=SOON, per_task=True, ttl=60.0, interval=0.25) as runner:
         two.emptied()
         assert runner.statistics().lost_sessions == 1
     assert attempts == [1, 2]

@@ -86,10 +86,10 @@ async def test_closed_while_it_opens(engine: Literal["loop", "thread"]) -> None:
     c = AsyncCoordinator(backend=backend, engine=engine)
     opening = asyncio.create_task(c.open())
     await eventually_async(lambda: backend.told == ["opening"])
-    await asyncio.wait_for(c.close(), 5)
+    await asyncio.wait_for(c.close(), 30)
     backend.may_open.set()
     with pytest.raises(CoordinatorClosed, match="closed while it was being opened"):
-        await asyncio.wait_for(opening, 5)
+        await asyncio.wait_for(opening, 30)
     assert backend.told == ["opening", "opened", "closed"]
     with pytest.raises(CoordinatorClosed, match="is closed"):
         c.lock("x")
@@ -104,11 +104,11 @@ async def test_cancelled_while_it_opens(engine: Literal["loop", "thread"]) -> No
     opening = asyncio.create_task(c.open())
     await eventually_async(lambda: backend.told == ["opening"])
     opening.cancel()
-    await asyncio.wait([opening], timeout=5)
+    await asyncio.wait([opening], timeout=30)
     assert opening.cancelled()
     with pytest.raises(CoordinatorClosed, match="is closed"):
         c.lock("x")
-    await asyncio.wait_for(c.close(), 5)
+    await asyncio.wait_for(c.close(), 30)
     # closing is harmless in any state; on the engine thread it may have been opened all the same
     assert backend.told == ["opening", "closed"] if engine == "thread" else ["opening"]
 
@@ -124,5 +124,5 @@ async def test_on_the_engine_thread_a_lock_object_learns_of_the_end() -> None:
     await c.close()
     for use in (lock.acquire, lock.try_acquire):
         with pytest.raises(CoordinatorClosed, match="closed"):
-            await asyncio.wait_for(use(), 5)
-    await asyncio.wait_for(hold.release(), 5)
+            await asyncio.wait_for(use(), 30)
+    await asyncio.wait_for(hold.release(), 30)

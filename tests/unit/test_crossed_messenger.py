@@ -145,7 +145,7 @@ async def test_a_loop_that_stands_still_is_told_what_it_missed(unique: str, monk
         for number in range(25):
             say(a.messenger, b"%d" % number)
         ask_on_engine(a, done.set)
-        assert done.wait(10)
+        assert done.wait(30)
         await proving(a.messenger)
         say(a.messenger, b"after")
         await proving(a.messenger)

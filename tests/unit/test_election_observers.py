@@ -275,7 +275,7 @@ async def leading(election: AsyncElection, **how: Any) -> AsyncLeadership:
 async def test_a_request_that_came_before_the_block(world: str, engine: Engine) -> None:
     """With `on_request="cancel"` a leadership that is entered after it was asked for ends at its first await."""
     async with AsyncCoordinator(f"memory://{world}", engine=engine) as c:
-        election = c.election("x", ttl=1)
+        election = c.election("x", ttl=60, interval=0.25)
         leadership = await leading(election, on_request="cancel")
         await election.request_release()
         await leadership.wait_release_requested()
@@ -290,7 +290,7 @@ async def test_a_request_that_came_before_the_block(world: str, engine: Engine) 
 async def test_a_body_that_ends_by_itself_when_it_is_asked(world: str, engine: Engine) -> None:
     """With `on_request="report"` nothing is raised, and the end is noted as the leader said."""
     async with AsyncCoordinator(f"memory://{world}", engine=engine) as c:
-        election = c.election("x", ttl=1)
+        election = c.election("x", ttl=60, interval=0.25)
         async with election.observe() as changes:
             await changes.get()
             async with election.lead() as leadership:

@@ -83,7 +83,7 @@ def test_a_filter(c: Coordinator, other: Coordinator, error: type[BaseException]
 
     with c.lock("kept").acquire() as kept, c.subscribe("x", where=where), c.subscribe("x") as beside:
         other.publish("x", "1")
-        assert asked.wait(10)
+        assert asked.wait(30)
         assert beside.get(10).text == "1"
         works(c, other, kept)
 
@@ -109,7 +109,7 @@ def test_a_codec(c: Coordinator, other: Coordinator, error: type[BaseException])
     codec = Leaving(error)
     with c.lock("kept").acquire() as kept, c.fanout("x", str, codec=codec).subscribe():
         other.publish("x", "1")
-        assert codec.asked.wait(10)
+        assert codec.asked.wait(30)
         works(c, other, kept)
 
 
@@ -127,7 +127,7 @@ def test_a_reader_of_events(c: Coordinator, other: Coordinator, error: type[Base
         lost = c.lock("lost").acquire()
         stop = c.events.subscribe(read)
         lose_connection(c)
-        assert asked.wait(10)
+        assert asked.wait(30)
         eventually(lambda: lost.lost)
         stop()
         works(other, c, kept)
@@ -175,11 +175,11 @@ def test_what_was_posted_behind_it_is_run(caplog: pytest.LogCaptureFixture) -> N
             for call in (*posts, sys.exit, lambda: seen.append(3), done.set):
                 engine.crossing.post(call)
             gate.set()
-            assert done.wait(10)
+            assert done.wait(30)
             done.clear()
             engine.loop.call_soon_threadsafe(sys.exit)
             engine.loop.call_soon_threadsafe(done.set)
-            assert done.wait(10)
+            assert done.wait(30)
         assert seen == [1, 2, 3]
         assert caplog.text.count("wanted to end it") == 3
     finally:

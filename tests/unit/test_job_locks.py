@@ -103,7 +103,7 @@ async def test_stop_after_a_grant_that_nobody_has_seen_yet(world: str, engine: A
             for _ in range(turns):
                 await asyncio.sleep(0)
             await lock.stop()
-            hold = await asyncio.wait_for(other.job_lock("job").acquire(), 10)
+            hold = await asyncio.wait_for(other.job_lock("job").acquire(), 30)
             await hold.release()
             outcome = (await asyncio.gather(waits, return_exceptions=True))[0]
             assert isinstance(outcome, Stopped) or (isinstance(outcome, AsyncJobHold) and outcome.lost)
@@ -158,12 +158,12 @@ async def test_stop_does_not_wait_for_what_was_dropped(world: str) -> None:
         lock = c.job_lock("job")
         await lock.acquire()
         gc.collect()
-        await asyncio.wait_for(lock.stop(), 5)
+        await asyncio.wait_for(lock.stop(), 30)
 
 
 async def test_nothing_is_noted_of_what_is_over(world: str) -> None:
     async with AsyncCoordinator(world) as c, AsyncCoordinator(world) as other:
-        lock = c.job_lock("job", ttl=1)
+        lock = c.job_lock("job", ttl=60, interval=0.5)
         async with lock:
             assert await lock.try_acquire() is None
             for limit in (0.01, 10):

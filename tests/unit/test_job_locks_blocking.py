@@ -19,8 +19,6 @@ from pgconcert.sessions.timing import timing
 from pgconcert.testing import eventually
 from tests.postgres.threads import Running
 
-QUICK = 2.0
-
 
 class Two(NamedTuple):
     """Two processes of one world."""
@@ -78,7 +76,7 @@ def test_a_waiting_thread_takes_over(two: Two) -> None:
 
 
 def test_a_release_may_be_requested(two: Two) -> None:
-    with two.mine.job_lock("job", ttl=QUICK) as hold:
+    with two.mine.job_lock("job", ttl=60.0, interval=0.5) as hold:
         assert not hold.wait_release_requested(0.01)
         waits = Running(hold.wait_release_requested)
         assert two.theirs.job_lock("job").request_release()
@@ -91,7 +89,7 @@ def test_a_release_may_be_requested(two: Two) -> None:
 
 
 def test_a_loss_is_found_by_asking(two: Two) -> None:
-    lock = two.mine.job_lock("job", ttl=QUICK)
+    lock = two.mine.job_lock("job", ttl=60.0, interval=0.5)
 
     def block() -> None:
         with lock as hold:
@@ -140,7 +138,7 @@ def test_run_raises_on_loss(two: Two) -> None:
 
     for job in (asks, asks_not):
         with pytest.raises(SessionLost):
-            two.mine.job_lock("job", ttl=QUICK).run(job)
+            two.mine.job_lock("job", ttl=60.0, interval=0.5).run(job)
 
 
 def test_stop_ends_waits_of_other_threads(two: Two) -> None:
@@ -172,7 +170,7 @@ def test_stop_ends_a_job_that_asks(two: Two) -> None:
         hold.check()
 
     running = Running(lambda: lock.run(job))
-    assert entered.wait(10)
+    assert entered.wait(30)
     assert lock.stop()
     two.free()
     assert running.result() is None
@@ -185,11 +183,11 @@ def test_stop_waits_no_longer_than_it_may(two: Two) -> None:
 
     def job(hold: JobHold) -> str:
         entered.set()
-        go_on.wait(10)
+        go_on.wait(30)
         return "a result"
 
     running = Running(lambda: lock.run(job))
-    assert entered.wait(10)
+    assert entered.wait(30)
     assert not lock.stop(0.01)
     assert two.theirs.job_lock("job").try_acquire() is None
     go_on.set()
@@ -282,7 +280,7 @@ def test_closing_ends_what_is_kept_running() -> None:
 
     with Coordinator(world) as c:
         running = Running(lambda: keep(c, job, None))
-        assert entered.wait(10)
+        assert entered.wait(30)
     assert isinstance(running.error(), CoordinatorClosed)
 
 
@@ -296,4 +294,4 @@ def test_what_ends_a_program_ends_what_is_kept_running(two: Two) -> None:
 
 
 def keep(c: Coordinator, job: object, stop: threading.Event | None) -> None:
-    run_in_job_lock(c._holding(), "job", job, timing(QUICK), stop=stop)  # type: ignore[arg-type]
+    run_in_job_lock(c._holding(), "job", job, timing(60.0, 0.5, 1.0), stop=stop)  # type: ignore[arg-type]

@@ -22,6 +22,8 @@ from tests.unit.ownermachine import OwnerMachine
 
 VALUE: Final = -7
 
+pytestmark = pytest.mark.timeout(300)  # much work for a busy processor
+
 
 class KeyOwnerMachine(OwnerMachine):
     """A lock, and what other sessions do to it."""

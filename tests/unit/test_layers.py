@@ -29,6 +29,8 @@ STATEMENT = re.compile(
     re.VERBOSE,
 )
 
+pytestmark = pytest.mark.timeout(300)  # much work for a busy processor
+
 
 def module_name(path: Path, root: Path = SOURCE) -> str:
     parts = [root.name, *path.relative_to(root).with_suffix("").parts]

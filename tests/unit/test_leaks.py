@@ -21,7 +21,7 @@ def test_eventually_gives_up_and_names_the_condition() -> None:
     started = time.monotonic()
     with pytest.raises(AssertionError, match=r"the moon is blue: not true within 0\.05 s; the last answer was 0"):
         eventually(lambda: 0, 0.05, what="the moon is blue")
-    assert 0.05 <= time.monotonic() - started < 1
+    assert time.monotonic() - started >= 0.05
 
 
 def test_eventually_asks_at_least_once() -> None:

@@ -66,5 +66,5 @@ print("done", flush=True)
 @pytest.mark.parametrize("engine", ["loop", "thread"])
 def test_a_child_has_an_empty_world(worker: Callable[..., Worker], engine: str) -> None:
     process = worker(CHILD, engine)
-    process.expect("done")
+    process.expect("done", 50.0)
     assert process.wait() == 0

@@ -252,5 +252,5 @@ def test_a_child_hears_nothing_and_says_nothing_in_the_parent_s_world(
     worker: Callable[..., Worker], engine: str
 ) -> None:
     process = worker(CHILD, engine)
-    process.expect("done")
+    process.expect("done", 50.0)
     assert process.wait() == 0

@@ -274,5 +274,5 @@ print("done", flush=True)
 
 def test_a_child_has_no_sessions(worker: Callable[..., Worker]) -> None:
     process = worker(CHILD)
-    process.expect("done")
+    process.expect("done", 50.0)
     assert process.wait() == 0

@@ -15,7 +15,7 @@ from pgconcert.pubsub.envelope import encode, parse
 from pgconcert.testing import eventually_async
 from tests.unit.playedmessages import Messages, played
 
-LIMIT = 10.0
+LIMIT = 30.0
 OVER = GivenUp("tried 2 times in vain")
 
 

@@ -24,7 +24,7 @@ from pgconcert.testing import eventually_async
 from tests.unit.memoryworld import Story
 from tests.unit.playedmessages import played
 
-LIMIT = 10.0
+LIMIT = 30.0
 ELSEWHERE = "another event loop"
 
 

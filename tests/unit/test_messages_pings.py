@@ -44,7 +44,7 @@ async def test_who_listens_pings_all_listeners(world: str) -> None:
         c.subscribe(PING_CHANNEL) as pings,
     ):
         async with pinger.subscribe("anything"):
-            heard = [await pings.get(10) for _ in range(3)]
+            heard = [await pings.get(30) for _ in range(3)]
         assert {(ping.payload, ping.own) for ping in heard} == {(b"", False)}
         assert len({ping.pid for ping in heard}) == 1, "somebody else has pinged, too"
 
@@ -80,9 +80,13 @@ async def test_a_slow_handler_is_not_taken_for_deafness(world: str) -> None:
         story = Story(c)
         listening = await c.listen({PING_CHANNEL: handler}, capacity=1)
         await stuck.wait()
-        first = (await pings.get()).received
-        while (await pings.get()).received - first < 2.5:  # longer than its grace
-            pass
+        first = last = (await pings.get()).received
+        while last - first < 2.5:  # longer than its grace
+            now = (await pings.get()).received
+            if now - last > 0.5:  # of a machine that stood still nothing came for so long: begin again
+                first = now
+                story.events.clear()
+            last = now
         assert pings_of(story) == []
         go_on.set()
         await listening.close()
@@ -160,7 +164,7 @@ def test_pings_of_the_blocking_twin(world: str) -> None:
         c.subscribe(PING_CHANNEL) as pings,
         pinger.subscribe("anything"),
     ):
-        assert [pings.get(10).payload for _ in range(2)] == [b"", b""]
+        assert [pings.get(30).payload for _ in range(2)] == [b"", b""]
     alone: list[Event] = []
     with Coordinator(world, ping_interval=0.02, ping_grace=0.05, ping_connection=None) as c:
         c.events.subscribe(alone.append, PingsMissing)

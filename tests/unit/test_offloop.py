@@ -31,11 +31,11 @@ class Work:
         self.back: SimpleQueue[str] = SimpleQueue()
 
     def make(self) -> str:
-        assert self.go.wait(10)
+        assert self.go.wait(30)
         return "made"
 
     def fail(self) -> str:
-        assert self.go.wait(10)
+        assert self.go.wait(30)
         raise OSError("not made")
 
 
@@ -98,7 +98,7 @@ def test_the_loop_has_ended() -> None:
     asyncio.run(leave())
     assert work.back.empty()
     work.go.set()
-    assert work.back.get(timeout=10) == "made"
+    assert work.back.get(timeout=30) == "made"
     eventually(lambda: not working())
 
 

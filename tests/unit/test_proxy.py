@@ -119,18 +119,21 @@ def test_refuse_and_accept(echo: Echo, proxy: FaultProxy) -> None:
 
 def test_delay_is_latency_and_not_bandwidth(proxy: FaultProxy) -> None:
     with dial(proxy) as client:
-        proxy.delay(0.1, "to_server")
+        proxy.delay(1.0, "to_server")
         started = time.monotonic()
         for number in range(10):
             client.sendall(b"%d" % number)
-            time.sleep(0.01)  # so that they travel apart: a proxy that slept for each would need a second
+            time.sleep(0.01)  # so that they travel apart: a proxy that slept for each would need ten seconds
         assert exactly(client, 10) == b"0123456789"
         elapsed = time.monotonic() - started
-        assert 0.19 <= elapsed < 0.8, elapsed
+        assert 1.09 <= elapsed < 9.0, elapsed
         proxy.delay(0)
-        started = time.monotonic()
-        converse(client, b"x")
-        assert time.monotonic() - started < 0.1
+        took: list[float] = []
+        while not took or (took[-1] >= 1.0 and len(took) < 10):  # a busy machine may be as slow, for once
+            started = time.monotonic()
+            converse(client, b"x")
+            took.append(time.monotonic() - started)
+        assert took[-1] < 1.0
 
 
 def test_split_at_every_byte(echo: Echo, proxy: FaultProxy) -> None:
@@ -138,9 +141,13 @@ def test_split_at_every_byte(echo: Echo, proxy: FaultProxy) -> None:
         converse(client, b"x")
         proxy.split(1)
         text = bytes(range(256))
-        converse(client, text)
-        assert b"".join(echo.reads) == b"x" + text
-        # A reader that is kept from the processor finds several bytes together.
+        # a reader that is kept from the processor finds several bytes together
+        for _ in range(20):
+            echo.reads.clear()
+            converse(client, text)
+            assert b"".join(echo.reads) == text
+            if len(echo.reads) > 64:
+                break
         assert len(echo.reads) > 64
         proxy.split(None)
         converse(client, b"whole again")
@@ -231,8 +238,8 @@ def test_nothing_is_left_after_close(echo: Echo) -> None:
     for client in clients:
         client.close()
     assert not folder.exists()
-    assert threading.active_count() == threads
-    assert len(os.listdir("/proc/self/fd")) <= len(files)  # noqa: PTH208
+    eventually(lambda: threading.active_count() <= threads)  # those of the echo end by themselves
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= len(files))  # noqa: PTH208
     with pytest.raises(RuntimeError, match="not running"):
         proxy.pause()
     proxy.close()

@@ -18,6 +18,8 @@ from pgconcert.testing.certificate import self_signed
 from tests.needs import need
 from tests.unit.echo import GSS_REQUEST, SSL_REQUEST, Echo, converse, dial, drain
 
+pytestmark = pytest.mark.timeout(300)  # much work for a busy processor
+
 
 @pytest.fixture
 def tls_proxy(echo: Echo) -> Iterator[FaultProxy]:
@@ -81,7 +83,7 @@ def test_tls_pause_and_cut(tls_proxy: FaultProxy) -> None:
         client.settimeout(0.15)
         with pytest.raises(TimeoutError):
             client.recv(1)
-        client.settimeout(10)
+        client.settimeout(30)
         tls_proxy.resume()
         assert client.recv(1) == b"y"
         tls_proxy.cut(rst=False)

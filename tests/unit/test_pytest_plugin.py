@@ -188,7 +188,7 @@ def test_lose(pgconcert_embedded, pgconcert_embedded_url, pgconcert_faults):
 
 def test_partition(pgconcert_embedded, pgconcert_faults):
     async def main():
-        async with pgconcert_embedded(network_timeout=0.5) as a, pgconcert_embedded() as b:
+        async with pgconcert_embedded(network_timeout=2.0) as a, pgconcert_embedded() as b:
             lost, kept = await a.lock("lost").acquire(), await b.lock("kept").acquire()
             with pgconcert_faults.partition(a):
                 await lost.wait_lost()

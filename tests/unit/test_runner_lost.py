@@ -112,7 +112,7 @@ async def test_a_thread_keeps_its_place_until_it_has_returned() -> None:
     def tasker(task: Task) -> None:
         if task.id == "a":
             began.set()
-            goes_on.wait(10)
+            goes_on.wait(30)
             try:
                 task.check()
             except SessionLost as lost:
@@ -144,7 +144,7 @@ async def test_who_has_no_place_but_those_of_lost_calls_takes_nothing_over() -> 
     def tasker(tasks: list[Task]) -> None:
         if tasks[0].id == "a":
             began.set()
-            goes_on.wait(10)
+            goes_on.wait(30)
 
     scene = Scene(Script("a"), tasker, tick=0.05)
     async with scene.runner as runner:

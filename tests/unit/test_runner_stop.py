@@ -143,7 +143,7 @@ async def test_a_thread_is_not_waited_for_longer_and_its_late_result_is_refused(
     lost: list[bool] = []
 
     def tasker(tasks: list[Task]) -> None:
-        goes_on.wait(10)
+        goes_on.wait(30)
         lost.append(tasks[0].lost)
 
     scene = Scene(Script("a"), tasker)

@@ -152,7 +152,7 @@ async def test_closing_in_the_middle_of_everything_leaves_nothing(world: str, en
             closing.cancel()
         await asyncio.wait([closing])
         await c.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             ends = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(end, CoordinatorClosed) for end in ends), ends
         await eventually_async(lambda: _held_by_none(other), what="nothing hangs on anybody")

@@ -84,7 +84,7 @@ async def test_closing_loses_patience(engine: str) -> None:
         queue = other.queue("queue")
         put = await queue.enqueue("a")
         async with AsyncCoordinator(
-            address, network_timeout=0.2, engine="thread" if engine == "thread" else "loop"
+            address, network_timeout=1.0, engine="thread" if engine == "thread" else "loop"
         ) as c:
             await c.runner("runner", work, SOURCE, per_task=True).start()
             await entered.wait()

@@ -167,7 +167,7 @@ def test_an_event_loop_in_another_thread() -> None:
             await asyncio.Event().wait()
 
     running = Running(lambda: asyncio.run(work()))
-    assert inside.wait(20)
+    assert inside.wait(30)
     stop.stop()
     running.result()
     assert story == ["closed"]

@@ -24,6 +24,8 @@ from tests.unit.slotmodel import BEYOND, ServerSemaphore
 VALUE: Final = BEYOND - 7
 MOST: Final = 4
 
+pytestmark = pytest.mark.timeout(300)  # much work for a busy processor
+
 
 class SlotOwnerMachine(OwnerMachine):
     """A semaphore, and what other sessions do to it."""

@@ -203,7 +203,7 @@ def test_the_twin_counts_the_same_from_any_thread() -> None:
         with pytest.raises(AcquireTimeout):
             c.lock_all(["k"]).acquire(0.01)
         hold.release()
-        eventually(lambda: c.statistics().locks.released == 2)
+        eventually(lambda: c.statistics().locks.released == 2 and c.statistics().names.released == 1)
         seen: list[Statistics] = []
         thread = threading.Thread(target=lambda: seen.append(c.statistics()))
         thread.start()

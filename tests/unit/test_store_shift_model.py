@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +42,8 @@ STEPS = st.one_of(
     st.tuples(st.sampled_from(["late", "ended", "leave"]), WHO, ROOM, SAYS, st.none()),
     st.tuples(st.sampled_from(["time", "add"]), WHO, ROOM, st.integers(1, 8), st.none()),
 )
+
+pytestmark = pytest.mark.timeout(300)  # much work for a busy processor
 
 
 class Runner:

@@ -137,7 +137,7 @@ class Snapshot:
             raise AssertionError(f"left behind after {limit:g} s:\n  " + "\n  ".join(left)) from None
 
 
-def eventually(predicate: Callable[[], T], limit: float = 10.0, *, what: str | None = None) -> T:
+def eventually(predicate: Callable[[], T], limit: float = 30.0, *, what: str | None = None) -> T:
     """Ask until the answer is true, and return it.
 
     After ``limit`` seconds raise ``AssertionError`` with the last answer. Blocks the calling thread.
@@ -155,15 +155,15 @@ def eventually(predicate: Callable[[], T], limit: float = 10.0, *, what: str | N
 
 @overload
 async def eventually_async(
-    predicate: Callable[[], Coroutine[Any, Any, T]], limit: float = 10.0, *, what: str | None = None
+    predicate: Callable[[], Coroutine[Any, Any, T]], limit: float = 30.0, *, what: str | None = None
 ) -> T: ...
 
 
 @overload
-async def eventually_async(predicate: Callable[[], T], limit: float = 10.0, *, what: str | None = None) -> T: ...
+async def eventually_async(predicate: Callable[[], T], limit: float = 30.0, *, what: str | None = None) -> T: ...
 
 
-async def eventually_async(predicate: Callable[[], Any], limit: float = 10.0, *, what: str | None = None) -> Any:
+async def eventually_async(predicate: Callable[[], Any], limit: float = 30.0, *, what: str | None = None) -> Any:
     """``eventually`` for coroutines: the loop runs between the questions, and the predicate may be a coroutine.
 
     It is not interrupted at the limit.

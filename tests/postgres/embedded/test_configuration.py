@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -19,12 +18,11 @@ from pgconcert.errors import ConfigurationError, EmbeddedServerError
 from pgconcert.postgres.embedded import EmbeddedServer, server_binaries
 from pgconcert.postgres.embedded.place import place
 from tests.postgres.embedded.scenes import address, alive, ask, cleared, eventually, postmaster
+from tests.servers import free_port
 
 
 def test_tcp_only_when_asked_for_and_with_the_password(folder: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     settings = {"listen_addresses": "127.0.0.1", "port": port}
     with EmbeddedServer.start(address(folder), settings) as server:
         assert f"@127.0.0.1:{port}/" in server.tcp_url

@@ -102,7 +102,7 @@ def test_an_ordinary_user_has_a_folder_of_his_own(ordinary: Ordinary) -> None:
             assert (mine / "cluster").stat().st_mode & 0o777 == 0o700
             pid = postmaster(mine)
             process.kill()
-        eventually(lambda: not alive(pid), "the server is gone", 10)
+        eventually(lambda: not alive(pid), "the server is gone")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_root_processes_that_come_at_once_find_one_folder(empty: Path, monkeypat
     arrived = Barrier(4)
 
     def find(_: int) -> Path:
-        arrived.wait(10)
+        arrived.wait(60)
         return embedded_place._root_area()
 
     with ThreadPoolExecutor(arrived.parties) as pool:

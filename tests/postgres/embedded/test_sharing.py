@@ -55,7 +55,7 @@ def test_killing_the_only_user_stops_it(folder: Path) -> None:
     user.line()
     pid = postmaster(folder)
     user.kill()
-    eventually(lambda: not alive(pid), "the server is gone", 10)
+    eventually(lambda: not alive(pid), "the server is gone")
 
 
 def test_killing_one_of_two_users_changes_nothing(folder: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_killed_reaper_is_replaced_by_the_next_user(folder: Path) -> None:
         assert reaper(folder) != old
     pid = postmaster(folder)
     second.kill()
-    eventually(lambda: not alive(pid), "the server is gone", 10)
+    eventually(lambda: not alive(pid), "the server is gone")
 
 
 def test_without_a_reaper_the_last_user_still_stops_it(folder: Path) -> None:
@@ -144,7 +144,7 @@ def test_six_processes_start_at_once(empty: Path) -> None:
         user.kill()
     for user in users[3:]:
         user.leave()
-    eventually(lambda: not alive(pid), "the server is gone", 10)
+    eventually(lambda: not alive(pid), "the server is gone")
 
 
 def test_ctrl_c_reaches_the_user_and_not_the_server(folder: Path) -> None:
@@ -201,6 +201,6 @@ def test_a_forked_child_does_not_keep_the_server_of_a_killed_parent(folder: Path
     pid = postmaster(folder)
     os.kill(child, signal.SIGSTOP)
     user.process.kill()
-    eventually(lambda: not alive(pid), "the server is gone", 10)
+    eventually(lambda: not alive(pid), "the server is gone")
     os.kill(child, signal.SIGKILL)
     user.kill()

@@ -12,13 +12,13 @@ from ...election import AsyncElection, AsyncLeadership
 from ...errors import SessionLost, Stopped
 from .suite import Stage, cancelled_everywhere, case, raises, turns
 
-QUICK = 2.0
-"""A ttl with which a leader learns soon of what others want."""
+QUICK: Any = {"ttl": 60.0, "interval": 0.5, "check": 1.0}
+"""Times with which a leader learns soon of what others want, and is not lost because a machine is busy."""
 
 
 def election(coordinator: AsyncCoordinator, name: str = "election") -> AsyncElection:
     """An election whose leaders learn soon."""
-    return coordinator.election(name, ttl=QUICK)
+    return coordinator.election(name, **QUICK)
 
 
 async def leads(coordinator: AsyncCoordinator, **how: Any) -> AsyncLeadership:

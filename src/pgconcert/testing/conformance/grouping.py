@@ -24,13 +24,13 @@ from ...watching import AsyncChanges
 from .desks import Desk
 from .suite import Stage, cancelled_everywhere, case, raises, turns
 
-QUICK = 2.0
-"""A ttl with which a member learns soon that it was lost."""
+QUICK: Any = {"ttl": 60.0, "interval": 0.5, "check": 1.0}
+"""Times with which a member learns soon that it was lost, and is not because a machine is busy."""
 
 
 def group(coordinator: AsyncCoordinator, name: str = "group") -> AsyncGroup:
     """A group whose members learn soon."""
-    return coordinator.group(name, ttl=QUICK)
+    return coordinator.group(name, **QUICK)
 
 
 async def joined(coordinator: AsyncCoordinator, member_id: str | None = None, **how: Any) -> AsyncMembership:

@@ -221,7 +221,7 @@ async def a_lost_session_is_replaced(stage: Stage) -> None:
                 cancelled.append(task.id)
         assert not task.lost
 
-    async with working(a.runner("runner", work, SOURCE, tick=SOON, per_task=True, ttl=1.0)) as runner:
+    async with working(a.runner("runner", work, SOURCE, tick=SOON, per_task=True, ttl=60.0, interval=0.25)) as runner:
         await eventually_async(lambda: bool(attempts), what="it has begun")
         first = runner.session_id
         await over(stage, runner, b)
@@ -252,7 +252,7 @@ async def a_late_finish_is_refused(stage: Stage) -> None:
                 await finish.wait()
 
     def runner(of: AsyncCoordinator) -> AsyncRunner:
-        return of.runner("runner", work, SOURCE, tick=SOON, per_task=True, ttl=1.0, concurrency=2)
+        return of.runner("runner", work, SOURCE, tick=SOON, per_task=True, ttl=60.0, interval=0.25, concurrency=2)
 
     async with working(runner(a)) as one:
         await entered.wait()

@@ -63,7 +63,7 @@ async def a_job_is_cancelled_on_loss(stage: Stage) -> None:
                 if failing:
                     raise ValueError("while it was cleaned up")
 
-        running = asyncio.create_task(a.job_lock("job", ttl=QUICK, on_lost="report").run(job))
+        running = asyncio.create_task(a.job_lock("job", **QUICK, on_lost="report").run(job))
         await entered.wait()
         await b.job_lock("job").revoke()
         if failing:
@@ -238,7 +238,7 @@ async def a_job_is_kept_running(stage: Stage) -> None:
             case 5:
                 await asyncio.Event().wait()
 
-    running = asyncio.create_task(a.run_in_job_lock("job", job, ttl=QUICK, service="mails", data={"x": 1}))
+    running = asyncio.create_task(a.run_in_job_lock("job", job, **QUICK, service="mails", data={"x": 1}))
     await eventually_async(lambda: len(tokens) == 5, what="the job runs for the fifth time")
     assert tokens == sorted(set(tokens))
     assert [type(failure.error) for failure in failures] == [ValueError, asyncio.CancelledError]
@@ -266,7 +266,7 @@ async def a_kept_job_runs_in_one_place(stage: Stage) -> None:
             inside -= 1
             turn.append(number)
 
-        await c.run_in_job_lock("job", job, ttl=QUICK)
+        await c.run_in_job_lock("job", job, **QUICK)
 
     keepers = [asyncio.create_task(keep(number, await stage.open())) for number in range(3)]
     await eventually_async(lambda: {*turn} == {0, 1, 2}, what="each has had its turn")

@@ -255,7 +255,9 @@ async def _played(case: Case, venue: Venue, engine: str, limit: float) -> None:
     finally:
         await _within(limit, stage.close(), f"after {case} the coordinators are not closed")
     await eventually_async(
-        lambda: not (asyncio.all_tasks() - tasks), 1.0, what=f"no task is left behind by {case}: {_names(tasks)}"
+        lambda: not (asyncio.all_tasks() - tasks),
+        min(limit, 10.0),
+        what=f"no task is left behind by {case}: {_names(tasks)}",
     )
 
 
