@@ -19,7 +19,7 @@ from pgconcert import AsyncCoordinator, PoolerRefused, PublishUncertain, Unavail
 from pgconcert.postgres.schemafiles import script
 from pgconcert.testing import eventually_async, sessions
 from tests.poolers import PgBouncer
-from tests.postgres.scenes import raw
+from tests.postgres.scenes import raw, until_idle
 
 pytestmark = [pytest.mark.faults, pytest.mark.needs("pgbouncer"), pytest.mark.timeout(90)]
 
@@ -35,6 +35,7 @@ def tables(database: str) -> Iterator[str]:
         owner.execute(script().encode())
     yield database
     with raw(database) as owner:
+        until_idle(owner)
         owner.execute("drop schema pgconcert cascade")
 
 

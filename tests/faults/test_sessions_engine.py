@@ -20,7 +20,7 @@ from pgconcert.events import HeartbeatFailed, HeartbeatLate, LinkLost, NameGiveF
 from pgconcert.testing import FaultProxy, eventually, eventually_async
 from tests.faults.scenes import seen, session_of
 from tests.postgres.jobscenes import expires, make_tables, row, until_marked, until_renewed
-from tests.postgres.scenes import raw
+from tests.postgres.scenes import raw, until_idle
 from tests.servers import Server
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(90)]
@@ -32,6 +32,7 @@ def tables(database: str) -> Iterator[str]:
     make_tables(database)
     yield database
     with raw(database) as owner:
+        until_idle(owner)
         owner.execute("drop schema pgconcert cascade")
 
 

@@ -22,7 +22,7 @@ from pgconcert.hold import AsyncHold
 from pgconcert.keys import KeySpace
 from pgconcert.postgres.keeper import Context
 from pgconcert.postgres.link import Link, Rows, statement
-from pgconcert.testing import advisory_locks, eventually_async
+from pgconcert.testing import advisory_locks, eventually, eventually_async
 from tests.servers import Cluster
 
 T = TypeVar("T")
@@ -101,6 +101,20 @@ def raw(url: str) -> Generator[psycopg.Connection[Any], None, None]:
     """A plain connection of another program, in autocommit mode."""
     with psycopg.connect(url, autocommit=True, application_name="somebody else") as connection:
         yield connection
+
+
+BUSY: Final = """
+    select pid, query from pg_stat_activity
+     where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
+       and state <> 'idle'
+"""
+"""Others in the database with a statement or a transaction under way."""
+
+
+def until_idle(connection: psycopg.Connection[Any]) -> None:
+    """Wait until no statement and no transaction of others is under way in the database, not even one whose client has
+    gone: it would be in the way of whoever drops its tables."""
+    eventually(lambda: not connection.execute(BUSY.encode()).fetchall(), what="all the others are idle")
 
 
 @types.coroutine

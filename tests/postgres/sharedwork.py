@@ -22,7 +22,7 @@ from pgconcert.tasks.functions import FunctionSource
 from pgconcert.tasks.sources import FunctionTasks
 from pgconcert.tasks.sourceshift import SourceShift
 from pgconcert.taskstore import FunctionPlace
-from tests.postgres.scenes import context
+from tests.postgres.scenes import context, until_idle
 
 T = TypeVar("T")
 
@@ -161,6 +161,7 @@ def shared_work(url: str, schema: str) -> Iterator[SharedWork]:
         try:
             yield SharedWork(connection, url, schema)
         finally:
+            until_idle(connection)
             connection.execute(sql.SQL("drop schema {} cascade").format(name))
 
 

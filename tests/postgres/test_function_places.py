@@ -23,7 +23,7 @@ from pgconcert.tasks.shift import Report
 from pgconcert.taskstore import BumpWork, CheckPlace, FunctionPlace, StartWork
 from pgconcert.testing import FaultProxy, eventually_async
 from tests.poolers import PgBouncer
-from tests.postgres.scenes import raw
+from tests.postgres.scenes import BUSY, raw
 from tests.postgres.sharedwork import SharedWork, ask, begin, owner_of, place_of, shared_work, source_of
 from tests.servers import Server
 
@@ -293,7 +293,9 @@ async def test_a_start_whose_caller_has_left_is_ended(work: SharedWork) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await starting
             other.execute("commit")
-        await eventually_async(lambda: not work.living() and not waiting(work))
+        # begun, ended, and nothing of both under way any more
+        await eventually_async(lambda: not work.execute(BUSY) and not work.living())
+        assert work.execute("select is_called from session_id_seq") == [(True,)]
 
 
 def waiting(work: SharedWork) -> list[Any]:

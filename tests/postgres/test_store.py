@@ -26,7 +26,7 @@ from pgconcert.postgres.schemafiles import grants, quoted, script
 from pgconcert.postgres.store import Store
 from pgconcert.testing import rewrite
 from tests.poolers import PgBouncer
-from tests.postgres.scenes import context, raw
+from tests.postgres.scenes import context, raw, until_idle
 from tests.postgres.store_scenes import (
     CLAIMS,
     PAYLOADS,
@@ -318,6 +318,7 @@ async def test_through_a_transaction_pooler(database: str, pgbouncer: Callable[.
         assert other.execute("select current_setting('lock_timeout')").fetchone() == ("0",)
         assert other.execute("select count(*) from pg_prepared_statements").fetchone() == (0,)
     with raw(database) as owner:
+        until_idle(owner)
         owner.execute("drop schema pgconcert cascade")
 
 
