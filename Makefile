@@ -10,6 +10,9 @@ PYTEST_ARGS ?=
 # Tests wait for servers and processes more than they compute, so there are more of them than processors.
 PYTEST_WORKERS ?= 4
 LOCK_ARGS ?=
+# Tests of what stands on the libraries of others: the link on psycopg, the callers' connections, frameworks, instruments.
+LOWEST := tests/postgres/test_conformance.py tests/postgres/test_link.py tests/postgres/test_callers*.py \
+    tests/postgres/test_django*.py tests/contrib tests/unit/test_instrument*.py tests/cli/test_status.py
 
 BIN := $(VENV)/bin
 
@@ -40,6 +43,11 @@ test-all: install ## all tests, the long faults and the soak too
 .PHONY: test-pythons
 test-pythons: install ## the unit tests on every Python from 3.11 to 3.14 found here
 	@$(BIN)/python tools/test_pythons.py $(PYTEST_ARGS)
+
+.PHONY: test-lowest
+test-lowest: install ## what others have made, in the oldest versions that pyproject.toml allows: does it still work?
+	@$(PYTHON) tools/venv.py .venvs/lowest requirements/lowest.txt
+	@.venvs/lowest/bin/python -m pytest -m "not long" -n $(PYTEST_WORKERS) --dist worksteal -q $(LOWEST) $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: install ## ruff: rules and format
@@ -73,7 +81,7 @@ bench-smoke: install ## the benchmarks, short and without peers: do they still r
 	@$(BIN)/python benchmarks/tasks.py --smoke
 
 .PHONY: check
-check: test lint types contracts docs bench-smoke test-pythons ## every gate
+check: test lint types contracts docs bench-smoke test-lowest test-pythons ## every gate
 
 .PHONY: lock
 lock: ## pin anew what pyproject.toml asks for (needs uv; LOCK_ARGS=--upgrade takes newer versions)
@@ -82,7 +90,11 @@ lock: ## pin anew what pyproject.toml asks for (needs uv; LOCK_ARGS=--upgrade ta
 	    --custom-compile-command "make lock" $(LOCK_ARGS) "$$@"; }; set -e; \
 	compile --group dev -o requirements/dev.txt; \
 	compile --group build --group test -c requirements/dev.txt -o requirements/test.txt; \
-	compile --group build --group bench -c requirements/dev.txt -o requirements/bench.txt
+	compile --group build --group bench -c requirements/dev.txt -o requirements/bench.txt; \
+	floor=$$(mktemp); trap 'rm -f "$$floor"' EXIT; \
+	$(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --all-extras --resolution lowest-direct \
+	    -o "$$floor"; \
+	compile --group build --group test -c "$$floor" --no-annotate -o requirements/lowest.txt
 	@! grep -n -i -E 'https?:|--(extra-)?index-url|--find-links' requirements/*.txt || { echo "a lock file names a host" >&2; exit 1; }
 
 .PHONY: clean

@@ -173,7 +173,7 @@ class Link:
                 reply = self._remembering(sent, reply)
                 pg.send_prepare(sent.name, sent.sql)
                 self._prepared.add(sent.name)
-            pg.send_query_prepared(sent.name, params)
+            pg.send_query_prepared(sent.name, [*params])  # psycopg 3.2 takes lists only
             pg.pipeline_sync()
         except OperationalError as error:
             self._not_sent(reply, error)
@@ -194,7 +194,7 @@ class Link:
     def _send_unnamed(self, group: _Group, reply: Reply) -> None:
         try:
             for sent, params in group:
-                self._pg.send_query_params(sent.sql, params)
+                self._pg.send_query_params(sent.sql, [*params])
             self._pg.pipeline_sync()
         except OperationalError as error:
             self._not_sent(reply, error)
