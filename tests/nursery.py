@@ -24,7 +24,6 @@ import io
 import json
 import os
 import runpy
-import signal
 import socket
 import subprocess
 import sys
@@ -127,7 +126,9 @@ class Nursery:
                 text = json.dumps(order).encode()
                 assert len(text) < _LARGEST_ORDER
                 socket.send_fds(link, [text], streams)
-                return int(link.recv(32))
+                pid = link.recv(32)
+                assert pid, "the nursery has ended"
+                return int(pid)
             finally:
                 _libc.prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
@@ -145,10 +146,10 @@ class Nursery:
             for size in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 end.setsockopt(socket.SOL_SOCKET, size, _LARGEST_ORDER)
         with theirs:
+            # it ends when its socket does; a signal at our death would come at the end of this thread
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.nursery", str(theirs.fileno())],
                 cwd=_ROOT, env=_ENVIRONMENT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                preexec_fn=lambda: _settle(signal.SIGKILL, terminal=False),  # noqa: PLW1509  as above
             )  # fmt: skip
         self._socket = ours
         return ours

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,16 @@ def test_what_a_test_changes_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(["-c", program], False)[1] == "True blue\n"
     monkeypatch.setenv("PSYCOPG_IMPL", "python")
     assert told(["-c", program], False)[1] == "False blue\n"
+
+
+def test_it_outlives_the_thread_that_began_it() -> None:
+    nursery.close()
+    beginning = threading.Thread(target=told, args=(["-c", "pass"], False))
+    beginning.start()
+    beginning.join()
+    began = nursery.pid
+    assert told(["-c", "print(1)"], False) == (0, "1\n", "")
+    assert nursery.pid == began
 
 
 def test_there_is_one_of_it() -> None:
