@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from pgconcert import AcquireTimeout, AsyncCoordinator, acquiring
+from pgconcert import AcquireTimeout, AsyncCoordinator
 from pgconcert.keys import KeySpace, agreement_pair, slot_pair
 from pgconcert.postgres import locks, slotowner, waiting
 from pgconcert.testing import advisory_locks, eventually_async
@@ -268,9 +268,8 @@ async def test_closing_gives_everything_back(database: str, engine: Engine, monk
                 await waiter
 
 
-async def test_a_timeout_names_the_holders(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_timeout_names_the_holders(database: str) -> None:
     """Out of time, the waiter is told who has the permits: all of them if they are few."""
-    monkeypatch.setattr(acquiring, "_ASK_HOLDER", 30.0)
     names = ["ann", "bob", "cat", "dan", "eve"]
     coordinators = [AsyncCoordinator(database, name=name) for name in names]
     for c in coordinators:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from pgconcert import AcquireTimeout, AsyncCoordinator, LockLost, acquiring
+from pgconcert import AcquireTimeout, AsyncCoordinator, LockLost
 from pgconcert.events import HoldBroken
 from pgconcert.hold import AsyncHold
 from pgconcert.postgres import waiting
@@ -193,9 +193,8 @@ async def test_a_lost_link_loses_all_readers(database: str, server: Server, engi
     await until_free(database)
 
 
-async def test_other_programs(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_other_programs(database: str) -> None:
     """A bigint key is the server's own: another program's shared and exclusive advisory locks count."""
-    monkeypatch.setattr(acquiring, "_ASK_HOLDER", 30.0)
     async with AsyncCoordinator(database) as c:
         with raw(database) as stranger:
 

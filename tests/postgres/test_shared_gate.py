@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from pgconcert import AcquireTimeout, AsyncCoordinator, acquiring
+from pgconcert import AcquireTimeout, AsyncCoordinator
 from pgconcert.hold import AsyncHold
 from pgconcert.postgres import locks as locks_of_links
 from pgconcert.postgres import messages, waiting
@@ -112,8 +112,8 @@ async def test_the_gate_opens_when_the_writer_gives_up(
     database: str, how: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Readers that a writer kept outside are woken when it leaves, however it leaves."""
-    for module, limit in ((acquiring, "_ASK_HOLDER"), (locks_of_links, "_FAREWELL"), (messages, "_FAREWELL")):
-        monkeypatch.setattr(module, limit, 15.0)
+    for module in (locks_of_links, messages):
+        monkeypatch.setattr(module, "_FAREWELL", 15.0)
     async with (
         AsyncCoordinator(database, engine=engine) as one,
         AsyncCoordinator(database, engine=engine) as three,
